@@ -1,0 +1,1 @@
+"""The HTTP side: REST, server-sent events and health."""

@@ -1,0 +1,1 @@
+"""What makes processes out of the layers: configuration, wiring, the command line, embedded servers, telemetry."""
