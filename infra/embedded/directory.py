@@ -1,0 +1,230 @@
+"""The data directory of one server: its lock, its record of who made the data, its password, its log.
+
+Two locks. `lock` is held by the process that looks after the server and names it. `server.lock` is inherited by the
+server and every process it starts, so the kernel lets go of it exactly when the last of them is gone. Invariant: a
+server is only started while nothing of an earlier one is left, and only processes seen to hold `server.lock` are
+ever signalled.
+"""
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import secrets
+import shutil
+import signal
+import stat
+import tempfile
+import time
+from pathlib import Path
+
+import msgspec
+
+from tailrace.infra.embedded import processtable
+from tailrace.infra.embedded.engine import Engine
+from tailrace.infra.embedded.errors import (
+    DataDirectoryLockedError,
+    DataDirectoryMismatchError,
+    DataDirectoryUnusableError,
+)
+
+_LOG_KEPT_BYTES = 4 * 1024 * 1024
+_SOCKETS_PREFIX = "tailrace-"
+_SOCKETS_LONGEST = 80
+"""Leaves room for `/.s.PGSQL.5432` within the 107 bytes (103 on macOS) of a socket's path."""
+
+
+class DataDirectory:
+    """One server's directory; usable after `open`, until `close`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path.expanduser().absolute()
+        self.log = self.path / "server.log"
+        self.sockets: Path | None = None
+        self._lock_fd: int | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether this process holds the directory."""
+        return self._lock_fd is not None
+
+    def open(self) -> Path:
+        """Take the directory for this process and make a private place for sockets, whose path is returned.
+
+        Raises DataDirectoryLockedError when another process has it, DataDirectoryUnusableError when it is not ours.
+        """
+        try:
+            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.path.chmod(0o700)
+            fd = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise DataDirectoryUnusableError(
+                f"The data directory {self.path} cannot be used: {error.strerror}. Make it writable for this user "
+                f"(uid {os.geteuid()}), or choose another one.",
+                path=self.path,
+            ) from error
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            holder = os.pread(fd, 32, 0).decode(errors="replace").strip()
+            os.close(fd)
+            raise DataDirectoryLockedError(
+                f"The data directory {self.path} is in use by process {holder or 'unknown'}. Stop that process, or "
+                "choose another data directory.",
+                path=self.path,
+                holder_pid=int(holder) if holder.isdigit() else None,
+            ) from error
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+        self._lock_fd = fd
+        self.sockets = self._make_sockets()
+        return self.sockets
+
+    def close(self) -> None:
+        """Remove the sockets and let the directory go."""
+        if self._lock_fd is None:
+            return
+        self._remove_sockets()
+        self.sockets = None
+        os.ftruncate(self._lock_fd, 0)
+        os.close(self._lock_fd)
+        self._lock_fd = None
+
+    async def take_server_lock(self, *, stop_signal: signal.Signals, timeout_seconds: float) -> int:
+        """A descriptor for the server to inherit; what an earlier start left running is stopped first.
+
+        Half of the time is for what ends by itself or when asked, the rest for what had to be killed. Raises
+        DataDirectoryLockedError when something is left even then.
+        """
+        path = self.path / "server.lock"
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        began = time.monotonic()
+        asked = killed = False
+        while not _locked(fd):
+            waited = time.monotonic() - began
+            left = processtable.holders(path)
+            if waited > timeout_seconds:
+                os.close(fd)
+                raise DataDirectoryLockedError(
+                    f"A server started earlier on {self.path} does not end (processes "
+                    f"{', '.join(map(str, left)) or 'unknown'}). End it by hand, then start again.",
+                    path=self.path,
+                    holder_pid=left[0] if left else None,
+                )
+            if not killed and waited > timeout_seconds / 2:
+                killed = True
+                _send_all(left, signal.SIGKILL)
+            elif not asked and waited > 0.2:  # one whose parent has just died is ending already
+                asked = True
+                _send_all(left, stop_signal)
+                _send_all(left, signal.SIGCONT)
+            await asyncio.sleep(0.02)
+        return fd
+
+    def record(self) -> Engine | None:
+        """The newest engine that ever had its hands on the data; None in a new directory."""
+        path = self.path / "engine.json"
+        try:
+            return msgspec.json.decode(path.read_bytes(), type=Engine)
+        except FileNotFoundError:
+            return None
+        except msgspec.MsgspecError as error:
+            raise DataDirectoryMismatchError(
+                f"{path} does not say which server made the data ({error}). Restore it from a backup, or write it "
+                'again, for example: {"engine": "valkey", "version": "9.1.2"}.',
+                path=self.path,
+                made_with="unknown",
+                chosen="unknown",
+            ) from error
+
+    def write_record(self, engine: Engine) -> None:
+        """Record the engine; done before it first touches the data."""
+        if self.record() != engine:
+            replace_file(self.path / "engine.json", msgspec.json.encode(engine) + b"\n")
+
+    def password(self) -> str:
+        """The password of this directory's server, made at first use; letters and digits, safe in any URL."""
+        path = self.path / "password"
+        with contextlib.suppress(FileNotFoundError):
+            if kept := path.read_text().strip():
+                return kept
+        made = secrets.token_hex(24)
+        replace_file(path, made.encode() + b"\n")
+        return made
+
+    def start_log(self) -> int:
+        """Where the next start begins in the log; a log grown large is set aside first (one is kept)."""
+        if self.log.exists() and self.log.stat().st_size > _LOG_KEPT_BYTES:
+            self.log.replace(self.log.with_suffix(".log.1"))
+        return self.log.stat().st_size if self.log.exists() else 0
+
+    def last_log_lines(self, since: int, count: int = 15) -> tuple[str, ...]:
+        """The last lines written after the position `since`."""
+        with contextlib.suppress(OSError), self.log.open("rb") as log:
+            log.seek(max(since, self.log.stat().st_size - 16_384))
+            return tuple(log.read().decode(errors="replace").splitlines()[-count:])
+        return ()
+
+    def _make_sockets(self) -> Path:
+        note = self.path / "sockets"
+        with contextlib.suppress(OSError):  # left by a parent that was killed
+            _remove_ours(Path(note.read_text().strip()))
+        place = Path(tempfile.gettempdir())
+        if len(os.fsencode(place)) + len(_SOCKETS_PREFIX) + 9 > _SOCKETS_LONGEST or not walkable(place):
+            place = Path("/tmp")  # noqa: S108 - mkdtemp makes a private directory in it
+        made = Path(tempfile.mkdtemp(prefix=_SOCKETS_PREFIX, dir=place))
+        note.write_text(f"{made}\n")
+        return made
+
+    def _remove_sockets(self) -> None:
+        if self.sockets is not None:
+            _remove_ours(self.sockets)
+        (self.path / "sockets").unlink(missing_ok=True)
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Write a file of mode 0600 whole or not at all, also over a power cut."""
+    beside = path.with_name(f".{path.name}.new")
+    fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(fd, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    beside.replace(path)
+    sync_folder(path.parent)
+
+
+def sync_folder(path: Path) -> None:
+    """Make renames in a folder survive a power cut."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def walkable(path: Path) -> bool:
+    """Whether every user may get to a program and execute it, or enter a directory."""
+    real = path.resolve()
+    return all(place.stat().st_mode & stat.S_IXOTH for place in (real, *real.parents))
+
+
+def _remove_ours(path: Path) -> None:
+    """Remove a sockets directory that really is one: a note in a copied data directory may name anything."""
+    if path.name.startswith(_SOCKETS_PREFIX) and not path.is_symlink() and path.is_dir():
+        inside = [entry for entry in path.iterdir() if not (entry.is_socket() or entry.name.endswith(".lock"))]
+        if not inside:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _locked(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def _send_all(pids: list[int], number: signal.Signals) -> None:
+    for pid in pids:
+        processtable.send(pid, number)
