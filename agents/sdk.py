@@ -78,7 +78,7 @@ class TaskContext(Protocol):
         """True once the task was cancelled or lost; the handler is cancelled as well, by asyncio."""
 
     async def progress(self, fraction: float, message: str = "") -> None:
-        """Say how far the task is (0.0–1.0). At most one event in five seconds enters the log."""
+        """Say how far the task is (0.0 to 1.0). At most one event in five seconds enters the log."""
 
     async def put_artifact(self, data: bytes, *, name: str, media_type: str = ...) -> ArtifactRef:
         """Store bytes that are too large for an output (inline values are limited to 8 KiB)."""

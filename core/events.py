@@ -1,0 +1,203 @@
+"""Events: facts about one workflow, in the past tense. They are the only truth; all else is folded from them.
+
+Every event lives in the log under its class name. Fields may be added with a default; anything else needs a new schema
+version and an upcaster (`core.upcasting`). Times are microseconds since the epoch by the store's clock.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+
+
+class Failure(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Why something failed: `reason` is a stable kebab-case word, `message` is for people, `details` for programs."""
+
+    reason: str
+    message: str = ""
+    retryable: bool = False
+    details: dict[str, Any] = {}
+
+
+class PlannedStage(msgspec.Struct, frozen=True, array_like=True):
+    """What the fold must know of a stage: its name and its weight in the progress of the run."""
+
+    name: str
+    weight: int = 1
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Base of all events."""
+
+
+class WorkflowCreated(Event, frozen=True, kw_only=True, omit_defaults=True):
+    """A run of the definition with content hash `definition`; `body_hash` is the request it was made for."""
+
+    definition: str
+    type: str
+    name: str
+    stages: tuple[PlannedStage, ...]
+    description: str = ""
+    requirements: str = ""
+    priority: str = "medium"
+    input: dict[str, Any] = {}
+    labels: dict[str, str] = {}
+    body_hash: str = ""
+
+
+class TaskDispatched(Event, frozen=True, kw_only=True, omit_defaults=True):
+    """A task was put into its agent's stream, in the same append. `start_due_at`: by when it has to be started."""
+
+    task_id: str
+    stage: str
+    attempt: int
+    agent: str
+    action: str
+    start_due_at: int | None = None
+
+
+class TaskRedispatched(Event, frozen=True, kw_only=True, omit_defaults=True):
+    """The entry of an open task was gone; it was put into the stream again under the same id."""
+
+    task_id: str
+    stage: str
+    attempt: int
+    agent: str
+    reason: str
+
+
+class TaskStarted(Event, frozen=True, kw_only=True, omit_defaults=True):
+    """A worker began with the task (again, when `delivery` is over 1). `due_at`: when the attempt times out."""
+
+    task_id: str
+    stage: str
+    attempt: int
+    worker: str
+    delivery: int = 1
+    build: str = ""
+    due_at: int | None = None
+
+
+class TaskProgressed(Event, frozen=True, kw_only=True, omit_defaults=True):
+    """A worker said how far it is: `fraction` from 0 to 1."""
+
+    task_id: str
+    stage: str
+    attempt: int
+    fraction: float
+    message: str = ""
+
+
+class TaskFailed(Event, frozen=True, kw_only=True, omit_defaults=True):
+    """An attempt is over without a result. The next one is dispatched at `retry_at`; None means there is none."""
+
+    task_id: str
+    stage: str
+    attempt: int
+    error: Failure
+    worker: str = ""
+    retry_at: int | None = None
+
+
+class StageCompleted(Event, frozen=True, kw_only=True, omit_defaults=True):
+    """The stage has its result: `output` of the task `task_id`."""
+
+    stage: str
+    task_id: str
+    attempt: int
+    worker: str = ""
+    output: Any = None
+
+
+class StageFailed(Event, frozen=True, kw_only=True, omit_defaults=True):
+    """No attempt of the stage is left in this round."""
+
+    stage: str
+    error: Failure
+
+
+class WorkflowPaused(Event, frozen=True, kw_only=True, omit_defaults=True):
+    """Nothing is dispatched and the clocks of stages stand still until `WorkflowResumed`."""
+
+    reason: str = ""
+
+
+class WorkflowResumed(Event, frozen=True, kw_only=True, omit_defaults=True):
+    """Dispatching goes on; open deadlines have moved by the length of the pause."""
+
+
+class WorkflowRetried(Event, frozen=True, kw_only=True, omit_defaults=True):
+    """A new round begins: the stages in `reset` are pending again, what the others gave is kept."""
+
+    round: int
+    reset: tuple[str, ...]
+    from_stage: str | None = None
+
+
+class WorkflowCompleted(Event, frozen=True, kw_only=True, omit_defaults=True):
+    """Every stage has its result."""
+
+
+class WorkflowFailed(Event, frozen=True, kw_only=True, omit_defaults=True):
+    """A stage failed; open tasks were cancelled, stages that had not begun are skipped."""
+
+    error: Failure
+    stage: str | None = None
+
+
+class WorkflowCancelled(Event, frozen=True, kw_only=True, omit_defaults=True):
+    """Somebody cancelled the run; open tasks were cancelled, unfinished stages are cancelled."""
+
+    reason: str = ""
+
+
+class ReportIgnored(Event, frozen=True, kw_only=True, omit_defaults=True):
+    """A report came for a task that is closed or was never there; `reason` says which."""
+
+    task_id: str
+    report: str
+    reason: str
+    worker: str = ""
+
+
+class WorkflowStalled(Event, frozen=True, kw_only=True, omit_defaults=True):
+    """What had to happen did not: the `cause`, the `hop` it stands at, the evidence, and what to do."""
+
+    cause: str
+    hop: str
+    summary: str
+    suggestion: str = ""
+    evidence: dict[str, Any] = {}
+
+
+class StallCleared(Event, frozen=True, kw_only=True, omit_defaults=True):
+    """The run that was stalled moved again."""
+
+    cause: str
+
+
+EVENTS: Final[dict[str, type[Event]]] = {
+    cls.__name__: cls
+    for cls in (
+        WorkflowCreated,
+        TaskDispatched,
+        TaskRedispatched,
+        TaskStarted,
+        TaskProgressed,
+        TaskFailed,
+        StageCompleted,
+        StageFailed,
+        WorkflowPaused,
+        WorkflowResumed,
+        WorkflowRetried,
+        WorkflowCompleted,
+        WorkflowFailed,
+        WorkflowCancelled,
+        ReportIgnored,
+        WorkflowStalled,
+        StallCleared,
+    )
+}
+
+TERMINAL: Final = frozenset({"WorkflowCompleted", "WorkflowFailed", "WorkflowCancelled"})

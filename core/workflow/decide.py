@@ -1,0 +1,361 @@
+"""`decide`: what a command means for a run, as events. Pure: the same pipeline, state, command and `now` give the same.
+
+A command that the state forbids raises `CommandRefused`. A report or timer that means nothing any more gives no event, or
+`ReportIgnored` where somebody's work was dropped; it never raises, because it has to leave its stream.
+"""
+
+from __future__ import annotations
+
+from typing import Final, assert_never
+
+from tailrace.core.clock import to_us
+from tailrace.core.commands import (
+    ApplyReport,
+    CancelWorkflow,
+    Command,
+    CreateWorkflow,
+    FireTimer,
+    FlagStall,
+    PauseWorkflow,
+    RedispatchTask,
+    Report,
+    ResumeWorkflow,
+    RetryWorkflow,
+)
+from tailrace.core.errors import CommandRefused, InvalidInput, Undecodable
+from tailrace.core.events import (
+    Event,
+    Failure,
+    PlannedStage,
+    ReportIgnored,
+    StageCompleted,
+    StageFailed,
+    StallCleared,
+    TaskDispatched,
+    TaskFailed,
+    TaskProgressed,
+    TaskRedispatched,
+    TaskStarted,
+    WorkflowCancelled,
+    WorkflowCompleted,
+    WorkflowCreated,
+    WorkflowFailed,
+    WorkflowPaused,
+    WorkflowResumed,
+    WorkflowRetried,
+    WorkflowStalled,
+)
+from tailrace.core.ids import TaskId
+from tailrace.core.workflow.definition import Pipeline
+from tailrace.core.workflow.evolve import create, evolve
+from tailrace.core.workflow.policy import retry_delay_us
+from tailrace.core.workflow.state import OpenTask, StageState, WorkflowState
+
+#: Events that show that a run moves; after one of them a standing stall is cleared.
+_PROGRESS: Final = (
+    TaskDispatched,
+    TaskRedispatched,
+    TaskStarted,
+    TaskFailed,
+    StageCompleted,
+    WorkflowPaused,
+    WorkflowResumed,
+    WorkflowRetried,
+    WorkflowCancelled,
+)
+
+
+def decide(pipeline: Pipeline, state: WorkflowState | None, command: Command, now: int) -> list[Event]:
+    """The events that `command` leads to at `now` (microseconds since the epoch).
+
+    `state` is None only for `CreateWorkflow`. Raises `CommandRefused` or `InvalidInput` for what a person asked and can't have.
+    """
+    if isinstance(command, CreateWorkflow):
+        if state is not None:
+            raise CommandRefused("create", state.status, allowed_commands(state), "the workflow exists already")
+        return _create(pipeline, command, now)
+    if state is None:
+        raise InvalidInput(f"{type(command).__name__} needs a workflow")
+    events = _decide(pipeline, state, command, now)
+    if state.stall is not None and any(isinstance(event, _PROGRESS) for event in events):
+        events.insert(0, StallCleared(cause=state.stall.cause))
+    return events
+
+
+def allowed_commands(state: WorkflowState) -> tuple[str, ...]:
+    """What a person may ask of a run in this state."""
+    match state.status:
+        case "initiated" | "running":
+            return ("cancel", "pause")
+        case "paused":
+            return ("cancel", "resume")
+        case "completed" | "failed" | "cancelled":
+            return ("retry",)
+        case _:
+            assert_never(state.status)
+
+
+def _decide(pipeline: Pipeline, state: WorkflowState, command: Command, now: int) -> list[Event]:
+    match command:
+        case ApplyReport(report=report):
+            return _apply_report(pipeline, state, report, now)
+        case FireTimer():
+            return _fire_timer(pipeline, state, command, now)
+        case CancelWorkflow(reason=reason):
+            _require(state, "cancel")
+            return [WorkflowCancelled(reason=reason)]
+        case PauseWorkflow(reason=reason):
+            _require(state, "pause")
+            return [WorkflowPaused(reason=reason)]
+        case ResumeWorkflow():
+            _require(state, "resume")
+            resumed = WorkflowResumed()
+            return [resumed, *_advance(pipeline, evolve(state, resumed, now), now)]
+        case RetryWorkflow(from_stage=from_stage):
+            return _retry(pipeline, state, from_stage, now)
+        case FlagStall():
+            return _flag(state, command)
+        case RedispatchTask(task_id=task_id, reason=reason):
+            return _redispatch(pipeline, state, task_id, reason)
+        case _:
+            raise TypeError(f"no decision is known for {type(command).__name__}")
+
+
+def _require(state: WorkflowState, command: str) -> None:
+    allowed = allowed_commands(state)
+    if command not in allowed:
+        raise CommandRefused(command, state.status, allowed)
+
+
+def _create(pipeline: Pipeline, command: CreateWorkflow, now: int) -> list[Event]:
+    created = WorkflowCreated(
+        definition=pipeline.hash,
+        type=command.type,
+        name=command.name,
+        stages=tuple(PlannedStage(stage.name, stage.weight) for stage in pipeline.definition.stages),
+        description=command.description,
+        requirements=command.requirements,
+        priority=command.priority,
+        input=command.input,
+        labels=command.labels,
+        body_hash=command.body_hash,
+    )
+    return [created, *_advance(pipeline, create(created, workflow_id=command.workflow_id, at=now), now)]
+
+
+def _advance(pipeline: Pipeline, state: WorkflowState, now: int) -> list[Event]:
+    """Dispatch every stage whose needs are met; end the run when all stages completed."""
+    if state.terminal:
+        return []
+    if all(stage.status == "completed" for stage in state.stages.values()):
+        return [WorkflowCompleted()]
+    if state.status == "paused":
+        return []
+    events: list[Event] = []
+    for name, stage in state.stages.items():
+        if (stage.status == "pending" and all(
+            state.stages[need].status == "completed" for need in pipeline.stages[name].needs
+        )) or (stage.status == "running" and stage.task is None and stage.retry_at is not None and stage.retry_at <= now):
+            events.append(_dispatch(pipeline, state, name, now))
+    return events
+
+
+def _dispatch(pipeline: Pipeline, state: WorkflowState, name: str, now: int) -> TaskDispatched:
+    stage = pipeline.stages[name]
+    attempt = state.stages[name].attempt + 1
+    return TaskDispatched(
+        task_id=str(TaskId(workflow_id=state.workflow_id, stage=name, attempt=attempt)),
+        stage=name,
+        attempt=attempt,
+        agent=stage.agent,
+        action=stage.action or name,
+        start_due_at=None if stage.start_timeout_seconds is None else now + to_us(stage.start_timeout_seconds),
+    )
+
+
+def _apply_report(pipeline: Pipeline, state: WorkflowState, report: Report, now: int) -> list[Event]:
+    found = _open_task(state, report.task_id)
+    if isinstance(found, str):
+        if report.kind in {"started", "progressed", "cancelled", "lost"}:
+            return []
+        return [ReportIgnored(task_id=report.task_id, report=report.kind, reason=found, worker=report.worker)]
+    name, _, task = found
+    if report.kind == "lost":
+        return _redispatch(pipeline, state, report.task_id, "entry-gone")
+    events: list[Event] = []
+    if _is_news_of_start(task, report):
+        events.append(_start(pipeline, state, name, task, report, now))
+    match report.kind:
+        case "started":
+            return events
+        case "progressed":
+            fraction = min(max(report.fraction, task.fraction), 1.0)
+            return [
+                *events,
+                TaskProgressed(
+                    task_id=report.task_id, stage=name, attempt=task.attempt, fraction=fraction, message=report.message
+                ),
+            ]
+        case "completed":
+            completed = StageCompleted(
+                stage=name, task_id=report.task_id, attempt=task.attempt, worker=report.worker, output=report.output
+            )
+            after = _fold(state, [*events, completed], now)
+            return [*events, completed, *_advance(pipeline, after, now)]
+        case "failed" | "poison" | "cancelled":
+            after = _fold(state, events, now)
+            error = report.error or Failure(
+                reason="cancelled-by-worker" if report.kind == "cancelled" else report.kind,
+                message=report.message,
+                retryable=report.kind != "poison",
+            )
+            return [*events, *_fail(pipeline, after, name, error, worker=report.worker, now=now)]
+        case _:
+            return [
+                ReportIgnored(task_id=report.task_id, report=report.kind, reason="unknown-report", worker=report.worker)
+            ]
+
+
+def _open_task(state: WorkflowState, task_id: str) -> tuple[str, StageState, OpenTask] | str:
+    """The stage and open task that `task_id` names, or the reason why there is none."""
+    try:
+        parsed = TaskId.parse(task_id)
+    except Undecodable:
+        return "unknown-task"
+    stage = state.stages.get(parsed.stage)
+    if stage is None or parsed.workflow_id != state.workflow_id or parsed.attempt > stage.attempt:
+        return "unknown-task"
+    if stage.task is None or stage.task.attempt != parsed.attempt:
+        return "task-closed"
+    return parsed.stage, stage, stage.task
+
+
+def _is_news_of_start(task: OpenTask, report: Report) -> bool:
+    """True when the report shows a start that no event tells of yet: the first, or one of a later delivery."""
+    if report.kind == "poison" or not report.worker:
+        return False
+    return task.started_at is None or (report.worker, report.delivery) != (task.worker, task.delivery)
+
+
+def _start(
+    pipeline: Pipeline, state: WorkflowState, name: str, task: OpenTask, report: Report, now: int
+) -> TaskStarted:
+    timeout = pipeline.stages[name].timeout_seconds
+    # While the run is paused its clocks stand still, so the limit counts from the pause and moves on when it ends.
+    base = now if state.paused_at is None else state.paused_at
+    return TaskStarted(
+        task_id=report.task_id,
+        stage=name,
+        attempt=task.attempt,
+        worker=report.worker,
+        delivery=report.delivery,
+        build=report.build,
+        due_at=None if timeout is None else base + to_us(timeout),
+    )
+
+
+def _fail(pipeline: Pipeline, state: WorkflowState, name: str, error: Failure, *, worker: str, now: int) -> list[Event]:
+    """An attempt failed: wait for the next one, or fail the stage and with it the run."""
+    stage = state.stages[name]
+    assert stage.task is not None
+    task_id = str(TaskId(workflow_id=state.workflow_id, stage=name, attempt=stage.task.attempt))
+    policy = pipeline.stages[name].retry
+    retry_at = None
+    if error.retryable and stage.tries < policy.max_attempts:
+        base = now if state.paused_at is None else state.paused_at
+        retry_at = base + retry_delay_us(policy, stage.tries, task_id)
+    failed = TaskFailed(
+        task_id=task_id, stage=name, attempt=stage.task.attempt, error=error, worker=worker, retry_at=retry_at
+    )
+    if retry_at is not None:
+        return [failed]
+    final = error
+    if error.retryable:
+        final = Failure(
+            reason="retry-budget",
+            message=f"stage {name!r} failed {stage.tries} of {policy.max_attempts} attempts; the last: {error.message}",
+            details={"attempts": stage.tries, "last_reason": error.reason, "last_details": error.details},
+        )
+    events: list[Event] = [failed, StageFailed(stage=name, error=final)]
+    if final.reason in {"retry-budget", "poison"}:
+        events.append(
+            WorkflowStalled(
+                cause=final.reason,
+                hop="worker",
+                summary=final.message,
+                suggestion=f"tailrace retry {state.workflow_id} --from-stage {name}",
+                evidence={"task_id": task_id, "attempts": stage.tries, "last_reason": error.reason},
+            )
+        )
+    return [*events, WorkflowFailed(error=final, stage=name)]
+
+
+def _fire_timer(pipeline: Pipeline, state: WorkflowState, timer: FireTimer, now: int) -> list[Event]:
+    """A timer that was cleared, moved or belongs to another attempt means nothing."""
+    stage = state.stages.get(timer.stage)
+    if stage is None or state.terminal or state.status == "paused":
+        return []
+    task = stage.task
+    if timer.kind == "retry":
+        due = task is None and stage.retry_at is not None and stage.retry_at <= now
+        return [_dispatch(pipeline, state, timer.stage, now)] if due and stage.attempt == timer.attempt else []
+    if task is None or task.attempt != timer.attempt:
+        return []
+    limits = pipeline.stages[timer.stage]
+    if timer.kind == "start" and task.started_at is None and task.start_due_at is not None:
+        if task.start_due_at > now:
+            return []
+        seconds = limits.start_timeout_seconds
+        error = Failure(reason="start-timeout", message=f"not started within {seconds} s", retryable=True)
+        return _fail(pipeline, state, timer.stage, error, worker="", now=now)
+    if timer.kind == "attempt" and task.due_at is not None and task.due_at <= now:
+        error = Failure(
+            reason="attempt-timeout", message=f"not finished within {limits.timeout_seconds} s", retryable=True
+        )
+        return _fail(pipeline, state, timer.stage, error, worker=task.worker, now=now)
+    return []
+
+
+def _retry(pipeline: Pipeline, state: WorkflowState, from_stage: str | None, now: int) -> list[Event]:
+    _require(state, "retry")
+    reset = {name for name, stage in state.stages.items() if stage.status != "completed"}
+    if from_stage is not None:
+        if from_stage not in state.stages:
+            raise InvalidInput(f"there is no stage {from_stage!r}; stages are: {', '.join(state.stages)}")
+        reset |= {from_stage, *pipeline.descendants[from_stage]}
+    if not reset:
+        raise CommandRefused(
+            "retry", state.status, (), "every stage completed; say from which stage to run again (from_stage)"
+        )
+    ordered = tuple(name for name in state.stages if name in reset)
+    retried = WorkflowRetried(round=state.round + 1, reset=ordered, from_stage=from_stage)
+    return [retried, *_advance(pipeline, evolve(state, retried, now), now)]
+
+
+def _flag(state: WorkflowState, command: FlagStall) -> list[Event]:
+    if state.terminal or (state.stall is not None and state.stall.cause == command.cause):
+        return []
+    return [
+        WorkflowStalled(
+            cause=command.cause,
+            hop=command.hop,
+            summary=command.summary,
+            suggestion=command.suggestion,
+            evidence=command.evidence,
+        )
+    ]
+
+
+def _redispatch(pipeline: Pipeline, state: WorkflowState, task_id: str, reason: str) -> list[Event]:
+    found = _open_task(state, task_id)
+    if isinstance(found, str):
+        return []
+    name, _, task = found
+    agent = pipeline.stages[name].agent
+    return [TaskRedispatched(task_id=task_id, stage=name, attempt=task.attempt, agent=agent, reason=reason)]
+
+
+def _fold(state: WorkflowState, events: list[Event], at: int) -> WorkflowState:
+    for event in events:
+        state = evolve(state, event, at)
+    return state

@@ -1,0 +1,232 @@
+"""`evolve`: the state after one event. Total over events; the same events give the same state, byte for byte."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from msgspec.structs import replace
+
+from tailrace.core.events import (
+    Event,
+    ReportIgnored,
+    StageCompleted,
+    StageFailed,
+    StallCleared,
+    TaskDispatched,
+    TaskFailed,
+    TaskProgressed,
+    TaskRedispatched,
+    TaskStarted,
+    WorkflowCancelled,
+    WorkflowCompleted,
+    WorkflowCreated,
+    WorkflowFailed,
+    WorkflowPaused,
+    WorkflowResumed,
+    WorkflowRetried,
+    WorkflowStalled,
+)
+from tailrace.core.workflow.state import (
+    REMEMBERED_COMMANDS,
+    OpenTask,
+    StageState,
+    StageStatus,
+    Stall,
+    WorkflowState,
+)
+
+
+def create(event: WorkflowCreated, *, workflow_id: str, at: int, traceparent: str = "") -> WorkflowState:
+    """The state after a run's first event."""
+    return WorkflowState(
+        workflow_id=workflow_id,
+        version=1,
+        definition=event.definition,
+        type=event.type,
+        priority=event.priority,
+        status="initiated",
+        stages={stage.name: StageState(weight=stage.weight) for stage in event.stages},
+        created_at=at,
+        updated_at=at,
+        traceparent=traceparent,
+    )
+
+
+def evolve(state: WorkflowState, event: Event, at: int) -> WorkflowState:
+    """The state after `event`, which happened at `at` (microseconds since the epoch)."""
+    changed = _APPLY[type(event)](state, event, at)
+    return replace(changed, version=state.version + 1, updated_at=at)
+
+
+def remember(state: WorkflowState, command_id: str) -> WorkflowState:
+    """The state with the outcome of a command, which is the version it led to."""
+    return replace(state, commands=(*state.commands[1 - REMEMBERED_COMMANDS :], (command_id, state.version)))
+
+
+def _stage(state: WorkflowState, name: str, **changes: Any) -> dict[str, StageState]:
+    return {**state.stages, name: replace(state.stages[name], **changes)}
+
+
+def _task(state: WorkflowState, name: str, **changes: Any) -> dict[str, StageState]:
+    task = state.stages[name].task
+    assert task is not None, f"stage {name!r} has no open task"
+    return _stage(state, name, task=replace(task, **changes))
+
+
+def _dispatched(state: WorkflowState, event: TaskDispatched, at: int) -> WorkflowState:
+    stage = state.stages[event.stage]
+    task = OpenTask(attempt=event.attempt, dispatched_at=at, start_due_at=event.start_due_at)
+    stages = _stage(
+        state,
+        event.stage,
+        status="running",
+        attempt=event.attempt,
+        tries=stage.tries + 1,
+        task=task,
+        retry_at=None,
+        started_at=at if stage.started_at is None else stage.started_at,
+    )
+    return replace(state, stages=stages)
+
+
+def _redispatched(state: WorkflowState, event: TaskRedispatched, at: int) -> WorkflowState:
+    stages = _task(state, event.stage, dispatched_at=at, started_at=None, due_at=None, worker="", delivery=0)
+    return replace(state, stages=stages)
+
+
+def _started(state: WorkflowState, event: TaskStarted, at: int) -> WorkflowState:
+    stages = _task(state, event.stage, started_at=at, due_at=event.due_at, worker=event.worker, delivery=event.delivery)
+    status = "running" if state.status == "initiated" else state.status
+    return replace(state, stages=stages, started=True, status=status)
+
+
+def _progressed(state: WorkflowState, event: TaskProgressed, at: int) -> WorkflowState:
+    return replace(state, stages=_task(state, event.stage, fraction=event.fraction))
+
+
+def _failed_task(state: WorkflowState, event: TaskFailed, at: int) -> WorkflowState:
+    return replace(state, stages=_stage(state, event.stage, task=None, retry_at=event.retry_at, error=event.error))
+
+
+def _completed_stage(state: WorkflowState, event: StageCompleted, at: int) -> WorkflowState:
+    stages = _stage(
+        state,
+        event.stage,
+        status="completed",
+        task=None,
+        retry_at=None,
+        error=None,
+        output_attempt=event.attempt,
+        finished_at=at,
+    )
+    return replace(state, stages=stages)
+
+
+def _failed_stage(state: WorkflowState, event: StageFailed, at: int) -> WorkflowState:
+    stages = _stage(state, event.stage, status="failed", task=None, retry_at=None, error=event.error, finished_at=at)
+    return replace(state, stages=stages)
+
+
+def _paused(state: WorkflowState, event: WorkflowPaused, at: int) -> WorkflowState:
+    return replace(state, status="paused", paused_at=at)
+
+
+def _resumed(state: WorkflowState, event: WorkflowResumed, at: int) -> WorkflowState:
+    """Every clock that stood still goes on: due times move by the length of the pause."""
+    shift = at - (state.paused_at or at)
+
+    def moved(due_at: int | None) -> int | None:
+        return None if due_at is None else due_at + shift
+
+    stages = {
+        name: replace(
+            stage,
+            retry_at=moved(stage.retry_at),
+            task=stage.task
+            and replace(stage.task, due_at=moved(stage.task.due_at), start_due_at=moved(stage.task.start_due_at)),
+        )
+        for name, stage in state.stages.items()
+    }
+    return replace(state, status="running" if state.started else "initiated", paused_at=None, stages=stages)
+
+
+def _retried(state: WorkflowState, event: WorkflowRetried, at: int) -> WorkflowState:
+    reset = {
+        name: StageState(weight=stage.weight, attempt=stage.attempt)
+        for name, stage in state.stages.items()
+        if name in event.reset
+    }
+    return replace(
+        state,
+        status="running" if state.started else "initiated",
+        round=event.round,
+        stages={**state.stages, **reset},
+        completed_at=None,
+        paused_at=None,
+        error=None,
+        stall=None,
+    )
+
+
+def _close(state: WorkflowState, at: int, *, running: StageStatus, pending: StageStatus) -> dict[str, StageState]:
+    """Stages without outcome get one; open tasks are closed."""
+    outcome: dict[str, StageStatus] = {"running": running, "pending": pending}
+    return {
+        name: replace(stage, status=outcome[stage.status], task=None, retry_at=None, finished_at=at)
+        if stage.status in outcome
+        else stage
+        for name, stage in state.stages.items()
+    }
+
+
+def _completed(state: WorkflowState, event: WorkflowCompleted, at: int) -> WorkflowState:
+    return replace(state, status="completed", completed_at=at, paused_at=None)
+
+
+def _failed(state: WorkflowState, event: WorkflowFailed, at: int) -> WorkflowState:
+    stages = _close(state, at, running="cancelled", pending="skipped")
+    return replace(state, status="failed", completed_at=at, paused_at=None, error=event.error, stages=stages)
+
+
+def _cancelled(state: WorkflowState, event: WorkflowCancelled, at: int) -> WorkflowState:
+    stages = _close(state, at, running="cancelled", pending="cancelled")
+    return replace(state, status="cancelled", completed_at=at, paused_at=None, stages=stages)
+
+
+def _stalled(state: WorkflowState, event: WorkflowStalled, at: int) -> WorkflowState:
+    stall = Stall(cause=event.cause, hop=event.hop, since=at, summary=event.summary, suggestion=event.suggestion)
+    return replace(state, stall=stall)
+
+
+def _cleared(state: WorkflowState, event: StallCleared, at: int) -> WorkflowState:
+    return replace(state, stall=None)
+
+
+def _unchanged(state: WorkflowState, event: Event, at: int) -> WorkflowState:
+    return state
+
+
+def _already_created(state: WorkflowState, event: WorkflowCreated, at: int) -> WorkflowState:
+    raise ValueError(f"workflow {state.workflow_id} is created twice in its own history")
+
+
+_APPLY: dict[type[Event], Callable[[WorkflowState, Any, int], WorkflowState]] = {
+    WorkflowCreated: _already_created,
+    TaskDispatched: _dispatched,
+    TaskRedispatched: _redispatched,
+    TaskStarted: _started,
+    TaskProgressed: _progressed,
+    TaskFailed: _failed_task,
+    StageCompleted: _completed_stage,
+    StageFailed: _failed_stage,
+    WorkflowPaused: _paused,
+    WorkflowResumed: _resumed,
+    WorkflowRetried: _retried,
+    WorkflowCompleted: _completed,
+    WorkflowFailed: _failed,
+    WorkflowCancelled: _cancelled,
+    ReportIgnored: _unchanged,
+    WorkflowStalled: _stalled,
+    StallCleared: _cleared,
+}

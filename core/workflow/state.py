@@ -1,0 +1,104 @@
+"""The state of one run: what deciding needs to know, and no more. Folded from events, stored as a snapshot.
+
+Outputs and the request itself are not in it: they are written once, in fields of their own, and named by reference.
+Arrays on the wire: fields are only ever added at the end, with a default.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from tailrace.core.events import Failure
+
+WorkflowStatus = Literal["initiated", "running", "paused", "completed", "failed", "cancelled"]
+StageStatus = Literal["pending", "running", "completed", "failed", "skipped", "cancelled"]
+
+#: Commands whose outcome is remembered, so that a caller who lost the reply can ask again.
+REMEMBERED_COMMANDS = 8
+
+
+class OpenTask(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+    """A dispatched task without outcome. Due times stand still while the run is paused (see `WorkflowResumed`)."""
+
+    attempt: int
+    dispatched_at: int
+    start_due_at: int | None = None
+    started_at: int | None = None
+    due_at: int | None = None
+    worker: str = ""
+    delivery: int = 0
+    fraction: float = 0.0
+
+
+class StageState(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+    """One stage. `attempt` counts up for ever, `tries` within the round; `output_attempt` names the output it has."""
+
+    status: StageStatus = "pending"
+    weight: int = 1
+    attempt: int = 0
+    tries: int = 0
+    task: OpenTask | None = None
+    retry_at: int | None = None
+    output_attempt: int | None = None
+    error: Failure | None = None
+    started_at: int | None = None
+    finished_at: int | None = None
+
+
+class Stall(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+    """The finding of the watchdog that stands: since when, why, and at which hop."""
+
+    cause: str
+    hop: str
+    since: int
+    summary: str
+    suggestion: str = ""
+
+
+class WorkflowState(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+    """A run. `version` is the number of its events; `started` says whether any task ever began."""
+
+    workflow_id: str
+    version: int
+    definition: str
+    type: str
+    priority: str
+    status: WorkflowStatus
+    stages: dict[str, StageState]
+    created_at: int
+    updated_at: int
+    round: int = 1
+    started: bool = False
+    completed_at: int | None = None
+    paused_at: int | None = None
+    error: Failure | None = None
+    stall: Stall | None = None
+    commands: tuple[tuple[str, int], ...] = ()
+    traceparent: str = ""
+
+    @property
+    def terminal(self) -> bool:
+        """True when only `retry` can move the run."""
+        return self.status in {"completed", "failed", "cancelled"}
+
+    @property
+    def progress_percentage(self) -> int:
+        """The finished weight of the stages, 0 to 100, rounded down."""
+        total = sum(stage.weight for stage in self.stages.values())
+        done = sum(stage.weight for stage in self.stages.values() if stage.status == "completed")
+        return 100 * done // total if total else 0
+
+    @property
+    def current_stage(self) -> str | None:
+        """The first stage that runs, else the one that failed, else the first that waits; None when all completed."""
+        for wanted in ("running", "failed", "cancelled", "pending"):
+            for name, stage in self.stages.items():
+                if stage.status == wanted:
+                    return name
+        return None
+
+    def version_of_command(self, command_id: str) -> int | None:
+        """The version a remembered command led to; None when it never was appended, or too long ago."""
+        return next((version for known, version in self.commands if known == command_id), None)
