@@ -1,0 +1,283 @@
+"""The orchestrator: applies reports and timers of the partitions it owns, one owner per partition at a time.
+
+Reports are applied in stream order from the oldest, several of one run in one append, those of many runs in one round trip.
+A report leaves its stream only with the append that decided it, so a crash, a conflict or a lost reply means: it is read
+again. States are kept in memory, because an append compares the version; a wrong memory costs one conflict.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from tailrace.core.commands import ApplyReport, FireTimer
+from tailrace.core.engine.plan import plan
+from tailrace.core.errors import NotOwner, StoreUnavailable, TailraceError
+from tailrace.core.store.port import Append, Ownership, ReportEntry, TimerRef, WorkflowStore
+from tailrace.core.workflow.definition import Pipeline
+from tailrace.core.workflow.history import DecidedEvent, step
+from tailrace.core.workflow.policy import Timer
+from tailrace.core.workflow.state import WorkflowState
+
+log = logging.getLogger(__name__)
+
+RENEW_SECONDS: Final = 1.0
+STANDBY_SECONDS: Final = 0.5
+TIMER_POLL_SECONDS: Final = 0.5
+REPORT_BLOCK_SECONDS: Final = 2.0
+BATCH: Final = 256
+CACHED_STATES: Final = 20_000
+_FINAL: Final = frozenset({"completed", "failed", "cancelled", "poison"})
+_BACKOFF: Final = (0.1, 0.2, 0.5, 1.0, 2.0)
+
+
+class Orchestrator:
+    """Runs every partition it can own; stands by for the others."""
+
+    def __init__(self, store: WorkflowStore, name: str) -> None:
+        self._store = store
+        self._name = name
+        self.owned: set[int] = set()
+
+    async def run(self) -> None:
+        """Serve until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            for partition in range(self._store.partitions):
+                group.create_task(self._serve(partition))
+
+    async def _serve(self, partition: int) -> None:
+        failures = 0
+        while True:
+            try:
+                ownership = await self._store.acquire(partition, self._name, None)
+                failures = 0
+                if ownership is None:
+                    await asyncio.sleep(STANDBY_SECONDS)
+                    continue
+                log.info("partition %d is ours, epoch %d", partition, ownership.epoch)
+                await self._own(ownership)
+            except StoreUnavailable as error:
+                wait = _BACKOFF[min(failures, len(_BACKOFF) - 1)]
+                failures += 1
+                log.warning("partition %d: %s; trying again in %.1f s", partition, error, wait)
+                await asyncio.sleep(wait)
+
+    async def _own(self, ownership: Ownership) -> None:
+        """Work on one partition until the ownership or the store is lost."""
+        partition = ownership.partition
+        work = PartitionWork(self._store, ownership)
+        self.owned.add(partition)
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._keep(ownership))
+                group.create_task(work.apply_reports_forever())
+                group.create_task(work.fire_timers_forever())
+        except* NotOwner:
+            log.warning("partition %d was taken over by another orchestrator", partition)
+        except* StoreUnavailable as errors:
+            raise StoreUnavailable(str(errors.exceptions[0])) from errors
+        except* asyncio.CancelledError:
+            await self._give_up(ownership)
+            raise
+        finally:
+            self.owned.discard(partition)
+
+    async def _keep(self, ownership: Ownership) -> None:
+        while True:
+            await asyncio.sleep(RENEW_SECONDS)
+            if await self._store.acquire(ownership.partition, self._name, ownership.epoch) is None:
+                raise NotOwner(ownership.partition)
+
+    async def _give_up(self, ownership: Ownership) -> None:
+        try:
+            async with asyncio.timeout(1.0):
+                await self._store.release_ownership(ownership)
+        except (TimeoutError, StoreUnavailable):
+            log.info("partition %d could not be handed over; its lease runs out", ownership.partition)
+
+
+class PartitionWork:
+    """Reports and timers of one owned partition, with the states they are applied to."""
+
+    def __init__(self, store: WorkflowStore, ownership: Ownership) -> None:
+        self._store = store
+        self._ownership = ownership
+        self._partition = ownership.partition
+        self._states: OrderedDict[str, WorkflowState] = OrderedDict()
+        # Reports and timers are decided one batch at a time: two batches on one run would only make conflicts.
+        self._deciding = asyncio.Lock()
+        self._timer_is_set = asyncio.Event()
+        self._next_due: int | None = None
+
+    async def apply_reports_forever(self) -> None:
+        """Apply reports as they come; those that could not be applied now are read again."""
+        while True:
+            entries = await self._store.read_reports(self._partition, count=BATCH, block_seconds=REPORT_BLOCK_SECONDS)
+            if entries and not await self.apply_reports(entries):
+                # Nothing of the batch could be applied: do not spin on it.
+                await asyncio.sleep(0.05)
+
+    async def apply_reports(self, entries: Sequence[ReportEntry]) -> int:
+        """Apply one batch; gives how many reports left their stream."""
+        by_workflow: dict[str, list[ReportEntry]] = {}
+        left = 0
+        for entry in entries:
+            if entry.report is None or not entry.workflow_id:
+                left += await self._park(entry, entry.problem or "the report names no workflow")
+            else:
+                by_workflow.setdefault(entry.workflow_id, []).append(entry)
+        if not by_workflow:
+            return left
+        async with self._deciding:
+            await self._load(by_workflow)
+            now = await self._store.now()
+            planned: list[tuple[Append, WorkflowState]] = []
+            for workflow_id, group in by_workflow.items():
+                state = self._states.get(workflow_id)
+                if state is None:
+                    for entry in group:
+                        left += await self._park(entry, "there is no such workflow")
+                    continue
+                try:
+                    pipeline = await self._store.pipeline(state.definition)
+                    planned.append(self._decide_reports(pipeline, state, group, now))
+                except (TailraceError, AssertionError, ArithmeticError, LookupError, TypeError, ValueError) as error:
+                    if isinstance(error, StoreUnavailable):
+                        raise
+                    log.exception("reports of %s can't be decided; they are parked", workflow_id)
+                    for entry in group:
+                        left += await self._park(entry, f"{type(error).__name__}: {error}")
+            return left + await self._append(planned)
+
+    async def fire_timers_forever(self) -> None:
+        """Fire what is due; sleep until the next timer, at most one poll."""
+        while True:
+            delay = TIMER_POLL_SECONDS
+            due, next_due = await self._store.due_timers(self._partition, count=BATCH)
+            if due and await self.fire_timers(due) == BATCH:
+                delay = 0.0
+            if next_due is not None and delay:
+                now = await self._store.now()
+                delay = min(delay, max(0.005, (next_due - now) / 1_000_000))
+            self._timer_is_set.clear()
+            try:
+                async with asyncio.timeout(delay):
+                    await self._timer_is_set.wait()
+            except TimeoutError:
+                pass
+
+    async def fire_timers(self, due: Sequence[TimerRef]) -> int:
+        """Decide timers that are due; gives how many were dealt with."""
+        parsed = [(ref, timer) for ref in due if (timer := _parse(ref)) is not None]
+        async with self._deciding:
+            await self._load(timer.workflow_id for _, timer in parsed)
+            now = await self._store.now()
+            planned: list[tuple[Append, WorkflowState]] = []
+            taken: set[str] = set()
+            for ref, timer in parsed:
+                # One timer of a run per batch: the next one is decided on the state that this one leaves.
+                if timer.workflow_id in taken:
+                    continue
+                taken.add(timer.workflow_id)
+                state = self._states.get(timer.workflow_id)
+                if state is None:
+                    log.error("timer %s belongs to no workflow", ref.name)
+                else:
+                    planned.append(await self._decide_timer(state, ref, timer, now))
+            return await self._append(planned)
+
+    async def _decide_timer(
+        self, state: WorkflowState, ref: TimerRef, timer: Timer, now: int
+    ) -> tuple[Append, WorkflowState]:
+        pipeline = await self._store.pipeline(state.definition)
+        command = FireTimer(kind=timer.kind, stage=timer.stage, attempt=timer.attempt, due_at=ref.due_at)
+        after, decided = step(pipeline, state, command, now=now, command_id=ref.name, actor="timer")
+        assert after is not None
+        parents = [state.traceparent] * len(decided)
+        return (
+            plan(pipeline, state, after, decided, traceparents=parents, timer=ref, ownership=self._ownership),
+            after,
+        )
+
+    def _decide_reports(
+        self, pipeline: Pipeline, state: WorkflowState, entries: Sequence[ReportEntry], now: int
+    ) -> tuple[Append, WorkflowState]:
+        """Several reports of one run, in their order, as one append."""
+        after: WorkflowState | None = state
+        decided: list[DecidedEvent] = []
+        parents: list[str] = []
+        reported: set[str] = set()
+        for entry in entries:
+            assert entry.report is not None
+            command = ApplyReport(report=entry.report)
+            after, events = step(pipeline, after, command, now=now, command_id=entry.entry_id, actor="report")
+            decided += events
+            parents += [entry.traceparent or state.traceparent] * len(events)
+            if entry.report.kind in _FINAL:
+                reported.add(entry.report.task_id)
+        assert after is not None
+        append = plan(
+            pipeline,
+            state,
+            after,
+            decided,
+            traceparents=parents,
+            reported=reported,
+            reports=[entry.entry_id for entry in entries],
+            ownership=self._ownership,
+        )
+        return append, after
+
+    async def _append(self, planned: Sequence[tuple[Append, WorkflowState]]) -> int:
+        if not planned:
+            return 0
+        try:
+            results = await self._store.append([append for append, _ in planned])
+        except StoreUnavailable:
+            self._states.clear()
+            raise
+        left = 0
+        for (append, after), result in zip(planned, results, strict=True):
+            if result.outcome == "ok":
+                left += max(1, len(append.reports))
+                self._remember(after)
+                if append.timers_set:
+                    self._timer_is_set.set()
+            elif result.outcome == "not-owner":
+                raise NotOwner(self._partition)
+            else:
+                # Somebody else moved the run, or dealt with the report: what is remembered of it is old.
+                self._states.pop(append.workflow_id, None)
+                log.debug("append to %s: %s", append.workflow_id, result.outcome)
+        return left
+
+    async def _load(self, workflow_ids: Iterable[str]) -> None:
+        wanted = [workflow_id for workflow_id in dict.fromkeys(workflow_ids) if workflow_id not in self._states]
+        if wanted:
+            for state in await self._store.load_states(wanted):
+                if state is not None:
+                    self._remember(state)
+
+    def _remember(self, state: WorkflowState) -> None:
+        if state.terminal:
+            self._states.pop(state.workflow_id, None)
+            return
+        self._states[state.workflow_id] = state
+        self._states.move_to_end(state.workflow_id)
+        while len(self._states) > CACHED_STATES:
+            self._states.popitem(last=False)
+
+    async def _park(self, entry: ReportEntry, reason: str) -> int:
+        log.error("report %s of partition %d is parked: %s", entry.entry_id, self._partition, reason)
+        return int(await self._store.park_report(self._partition, entry.entry_id, reason))
+
+
+def _parse(ref: TimerRef) -> Timer | None:
+    try:
+        return Timer.parse(ref.name)
+    except ValueError:
+        log.error("the timer %r can't be read", ref.name)
+        return None

@@ -1,0 +1,116 @@
+"""From a decision to an append: what the events mean for streams, timers and expectations.
+
+Everything is worked out from the state before and after, so that no transition can forget to clear its timer or to close
+its task: there is no second place that knows what an event entails.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from typing import Final
+
+from tailrace.core.codec import encode
+from tailrace.core.events import StageCompleted, TaskDispatched, TaskRedispatched, WorkflowCreated
+from tailrace.core.ids import TaskId, span_id, trace_id_of, traceparent
+from tailrace.core.store.port import Append, Closing, Dispatch, NewRecord, Ownership, TaskMessage, TimerRef
+from tailrace.core.workflow.definition import Pipeline
+from tailrace.core.workflow.history import DecidedEvent, output_key
+from tailrace.core.workflow.policy import expectation, timers
+from tailrace.core.workflow.state import WorkflowState
+
+#: Priorities that go to the stream that is read first.
+URGENT: Final = frozenset({"high", "critical"})
+
+
+def plan(
+    pipeline: Pipeline,
+    before: WorkflowState | None,
+    after: WorkflowState,
+    decided: Sequence[DecidedEvent],
+    *,
+    traceparents: Sequence[str],
+    reported: Collection[str] = (),
+    reports: Sequence[str] = (),
+    timer: TimerRef | None = None,
+    ownership: Ownership | None = None,
+    rehydrate: bool = False,
+) -> Append:
+    """The append for `decided`, which led from `before` to `after`.
+
+    `traceparents` has one entry per decided event: the span that caused it. `reported` are ids of tasks closed by their own
+    final report; `reports` are the report entries that this append removes.
+    """
+    old, new = timers(before), timers(after)
+    open_before, open_after = set(_open_tasks(before)), set(_open_tasks(after))
+    return Append(
+        workflow_id=after.workflow_id,
+        expected_version=0 if before is None else before.version,
+        records=[
+            NewRecord(event=item.event, at=item.at, command=item.command, traceparent=parent)
+            for item, parent in zip(decided, traceparents, strict=True)
+        ],
+        state=after if decided or rehydrate else None,
+        created=next((encode(item.event) for item in decided if isinstance(item.event, WorkflowCreated)), None),
+        outputs={
+            output_key(item.event.stage, item.event.attempt): encode(item.event.output)
+            for item in decided
+            if isinstance(item.event, StageCompleted)
+        },
+        dispatches=[
+            _dispatch(pipeline, after, item.event)
+            for item in decided
+            if isinstance(item.event, TaskDispatched | TaskRedispatched)
+            and (item.event.stage, item.event.attempt) in open_after
+        ],
+        closings=[
+            _closing(pipeline, after, stage, attempt, reported) for stage, attempt in sorted(open_before - open_after)
+        ],
+        timers_set={name: due for name, due in new.items() if old.get(name) != due},
+        timers_cleared=[name for name in old if name not in new],
+        expect_at=expectation(pipeline, after),
+        reports=reports,
+        timer=timer,
+        ownership=ownership,
+        rehydrate=rehydrate,
+    )
+
+
+def is_urgent(state: WorkflowState) -> bool:
+    """Whether the run's tasks go to the stream that is read first."""
+    return state.priority in URGENT
+
+
+def _open_tasks(state: WorkflowState | None) -> Iterator[tuple[str, int]]:
+    if state is not None:
+        for name, stage in state.stages.items():
+            if stage.task is not None:
+                yield name, stage.task.attempt
+
+
+def _closing(pipeline: Pipeline, state: WorkflowState, stage: str, attempt: int, reported: Collection[str]) -> Closing:
+    task_id = str(TaskId(workflow_id=state.workflow_id, stage=stage, attempt=attempt))
+    agent = pipeline.stages[stage].agent
+    return Closing(task_id=task_id, agent=agent, urgent=is_urgent(state), reported=task_id in reported)
+
+
+def _dispatch(pipeline: Pipeline, state: WorkflowState, event: TaskDispatched | TaskRedispatched) -> Dispatch:
+    stage = pipeline.stages[event.stage]
+    trace = trace_id_of(state.traceparent)
+    # The span of the sending is encoded from the log later; its id is derived, so the task can name it as parent now.
+    parent = traceparent(trace, span_id(trace, "send", event.task_id)) if trace else ""
+    message = TaskMessage(
+        task_id=event.task_id,
+        workflow_id=state.workflow_id,
+        stage=event.stage,
+        attempt=event.attempt,
+        agent=stage.agent,
+        action=stage.action or event.stage,
+        timeout_seconds=stage.timeout_seconds,
+        params=stage.params,
+        inputs=tuple(
+            (name, output)
+            for name in pipeline.ancestors[event.stage]
+            if (output := state.stages[name].output_attempt) is not None
+        ),
+    )
+    return Dispatch(message=message, urgent=is_urgent(state), traceparent=parent)
