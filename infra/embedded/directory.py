@@ -28,6 +28,9 @@ from tailrace.infra.embedded.errors import (
     DataDirectoryUnusableError,
 )
 
+_ENDS_BY_ITSELF_SECONDS = 0.2
+"""A server whose parent was killed has its signal already."""
+
 _LOG_KEPT_BYTES = 4 * 1024 * 1024
 _SOCKETS_PREFIX = "tailrace-"
 _SOCKETS_LONGEST = 80
@@ -48,8 +51,8 @@ class DataDirectory:
         """Whether this process holds the directory."""
         return self._lock_fd is not None
 
-    def open(self) -> Path:
-        """Take the directory for this process and make a private place for sockets, whose path is returned.
+    def open(self) -> None:
+        """Take the directory for this process and make a private place for sockets.
 
         Raises DataDirectoryLockedError when another process has it, DataDirectoryUnusableError when it is not ours.
         """
@@ -65,7 +68,7 @@ class DataDirectory:
             ) from error
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError as error:
             holder = os.pread(fd, 32, 0).decode(errors="replace").strip()
             os.close(fd)
             raise DataDirectoryLockedError(
@@ -77,8 +80,11 @@ class DataDirectory:
         os.ftruncate(fd, 0)
         os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
         self._lock_fd = fd
-        self.sockets = self._make_sockets()
-        return self.sockets
+        try:
+            self.sockets = self._make_sockets()
+        except BaseException:
+            self.close()
+            raise
 
     def close(self) -> None:
         """Remove the sockets and let the directory go."""
@@ -93,33 +99,31 @@ class DataDirectory:
     async def take_server_lock(self, *, stop_signal: signal.Signals, timeout_seconds: float) -> int:
         """A descriptor for the server to inherit; what an earlier start left running is stopped first.
 
-        Half of the time is for what ends by itself or when asked, the rest for what had to be killed. Raises
+        It gets a moment to end by itself, half of the time to end when asked, the rest after SIGKILL. Raises
         DataDirectoryLockedError when something is left even then.
         """
         path = self.path / "server.lock"
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        began = time.monotonic()
-        asked = killed = False
-        while not _locked(fd):
-            waited = time.monotonic() - began
-            left = processtable.holders(path)
-            if waited > timeout_seconds:
-                os.close(fd)
-                raise DataDirectoryLockedError(
-                    f"A server started earlier on {self.path} does not end (processes "
-                    f"{', '.join(map(str, left)) or 'unknown'}). End it by hand, then start again.",
-                    path=self.path,
-                    holder_pid=left[0] if left else None,
-                )
-            if not killed and waited > timeout_seconds / 2:
-                killed = True
-                _send_all(left, signal.SIGKILL)
-            elif not asked and waited > 0.2:  # one whose parent has just died is ending already
-                asked = True
-                _send_all(left, stop_signal)
-                _send_all(left, signal.SIGCONT)
-            await asyncio.sleep(0.02)
-        return fd
+        try:
+            if await _locked_within(fd, _ENDS_BY_ITSELF_SECONDS):
+                return fd
+            _send_all(processtable.holders(path), stop_signal, signal.SIGCONT)  # a stopped one would not see it
+            if await _locked_within(fd, timeout_seconds / 2):
+                return fd
+            _send_all(processtable.holders(path), signal.SIGKILL)
+            if await _locked_within(fd, timeout_seconds / 2):
+                return fd
+        except BaseException:
+            os.close(fd)
+            raise
+        os.close(fd)
+        left = processtable.holders(path)
+        raise DataDirectoryLockedError(
+            f"A server started earlier on {self.path} does not end (processes "
+            f"{', '.join(map(str, left)) or 'unknown'}). End it by hand, then start again.",
+            path=self.path,
+            holder_pid=left[0] if left else None,
+        )
 
     def record(self) -> Engine | None:
         """The newest engine that ever had its hands on the data; None in a new directory."""
@@ -142,15 +146,15 @@ class DataDirectory:
         if self.record() != engine:
             replace_file(self.path / "engine.json", msgspec.json.encode(engine) + b"\n")
 
-    def password(self) -> str:
-        """The password of this directory's server, made at first use; letters and digits, safe in any URL."""
-        path = self.path / "password"
+    def password(self) -> str | None:
+        """The password of this directory's server; None when there is none yet, or it was lost."""
         with contextlib.suppress(FileNotFoundError):
-            if kept := path.read_text().strip():
-                return kept
-        made = secrets.token_hex(24)
-        replace_file(path, made.encode() + b"\n")
-        return made
+            return (self.path / "password").read_text().strip() or None
+        return None
+
+    def write_password(self, password: str) -> None:
+        """Keep a password for later starts."""
+        replace_file(self.path / "password", password.encode() + b"\n")
 
     def start_log(self) -> int:
         """Where the next start begins in the log; a log grown large is set aside first (one is kept)."""
@@ -169,10 +173,7 @@ class DataDirectory:
         note = self.path / "sockets"
         with contextlib.suppress(OSError):  # left by a parent that was killed
             _remove_ours(Path(note.read_text().strip()))
-        place = Path(tempfile.gettempdir())
-        if len(os.fsencode(place)) + len(_SOCKETS_PREFIX) + 9 > _SOCKETS_LONGEST or not walkable(place):
-            place = Path("/tmp")  # noqa: S108 - mkdtemp makes a private directory in it
-        made = Path(tempfile.mkdtemp(prefix=_SOCKETS_PREFIX, dir=place))
+        made = _make_private_folder()
         note.write_text(f"{made}\n")
         return made
 
@@ -182,10 +183,17 @@ class DataDirectory:
         (self.path / "sockets").unlink(missing_ok=True)
 
 
+def new_password() -> str:
+    """A random password of letters and digits, safe in any URL and configuration file."""
+    return secrets.token_hex(24)
+
+
 def replace_file(path: Path, content: bytes) -> None:
     """Write a file of mode 0600 whole or not at all, also over a power cut."""
     beside = path.with_name(f".{path.name}.new")
-    fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    beside.unlink(missing_ok=True)
+    # Never through a link: root writes into a directory that belongs to the server's user.
+    fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
     with os.fdopen(fd, "wb") as file:
         file.write(content)
         file.flush()
@@ -209,6 +217,20 @@ def walkable(path: Path) -> bool:
     return all(place.stat().st_mode & stat.S_IXOTH for place in (real, *real.parents))
 
 
+def _make_private_folder() -> Path:
+    """A directory of mode 0700 with a short path; root's is where any user can walk to, for it may be handed over."""
+    for place in (Path(tempfile.gettempdir()), Path("/tmp")):  # noqa: S108 - mkdtemp's names cannot be guessed
+        short = len(os.fsencode(place)) + len(_SOCKETS_PREFIX) + 9 <= _SOCKETS_LONGEST
+        if short and (os.geteuid() != 0 or walkable(place)):
+            with contextlib.suppress(OSError):
+                return Path(tempfile.mkdtemp(prefix=_SOCKETS_PREFIX, dir=place))
+    raise DataDirectoryUnusableError(
+        "There is no place for unix sockets: neither the temporary directory nor /tmp is writable and short enough. "
+        "Set TMPDIR to a writable directory with a short path.",
+        path=Path(tempfile.gettempdir()),
+    )
+
+
 def _remove_ours(path: Path) -> None:
     """Remove a sockets directory that really is one: a note in a copied data directory may name anything."""
     if path.name.startswith(_SOCKETS_PREFIX) and not path.is_symlink() and path.is_dir():
@@ -217,14 +239,19 @@ def _remove_ours(path: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def _locked(fd: int) -> bool:
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
+async def _locked_within(fd: int, timeout_seconds: float) -> bool:
+    """Try to lock until the time is over; asking again is the only way to wait that can be given up."""
+    deadline = time.monotonic() + timeout_seconds
+    while True:
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        if time.monotonic() > deadline:
+            return False
+        await asyncio.sleep(0.01)
 
 
-def _send_all(pids: list[int], number: signal.Signals) -> None:
-    for pid in pids:
-        processtable.send(pid, number)
+def _send_all(pids: list[int], *numbers: signal.Signals) -> None:
+    for number in numbers:
+        for pid in pids:
+            processtable.send(pid, number)

@@ -8,7 +8,7 @@ writing.
 
 import re
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -28,7 +28,7 @@ class Engine(msgspec.Struct, frozen=True, kw_only=True):
     """A kind of server and its version, as recorded in a data directory."""
 
     engine: EngineName
-    version: str
+    version: Annotated[str, msgspec.Meta(pattern=r"^[0-9]+(\.[0-9]+)*$")]
 
     def __str__(self) -> str:
         return f"{self.engine} {self.version}"

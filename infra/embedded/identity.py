@@ -73,7 +73,7 @@ async def identity_not_root() -> Identity:
         ways.insert(0, Identity(kind="namespace", uid=account.pw_uid, gid=account.pw_gid))
     refusals: list[str] = []
     for way in ways:
-        finished = await run_program(launch_argv(way.launch_words, ["/bin/true"]), timeout_seconds=20)
+        finished = await run_program(launch_argv(way.launch_words, ["/bin/sh", "-c", "exit 0"]), timeout_seconds=20)
         if finished.exit_code == 0:
             return way
         refusals.append(f"{way.kind}: {finished.output.strip() or finished.exit_code}")

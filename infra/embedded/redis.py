@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from tailrace.infra.embedded.choose import REDIS, choose_server
-from tailrace.infra.embedded.directory import replace_file
+from tailrace.infra.embedded.directory import new_password, replace_file
 from tailrace.infra.embedded.engine import Server
 from tailrace.infra.embedded.identity import own_identity
 from tailrace.infra.embedded.server import EmbeddedServer, Launch, Readiness, quoted_words
@@ -62,7 +62,11 @@ class EmbeddedRedis(EmbeddedServer):
     async def _choose(self) -> Server:
         return await choose_server(REDIS, self._setting, self._directory.path, self._directory.record())
 
-    async def _prepare(self) -> Launch:
+    async def _prepare(self, lock: int) -> Launch:
+        kept = self._directory.password()
+        self._password = kept or new_password()
+        if kept is None:
+            self._directory.write_password(self._password)
         self._directory.write_record(self._chosen.engine)
         config = self._directory.path / "redis.conf"
         replace_file(config, self._configuration().encode())

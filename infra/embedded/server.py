@@ -159,8 +159,8 @@ class EmbeddedServer(abc.ABC):
         """Find the server program for this data."""
 
     @abc.abstractmethod
-    async def _prepare(self) -> Launch:
-        """Bring data and configuration into the state the server starts from."""
+    async def _prepare(self, lock: int) -> Launch:
+        """Bring data and configuration into the state the server starts from; programs run for it inherit `lock`."""
 
     @abc.abstractmethod
     async def _probe(self) -> Readiness:
@@ -194,8 +194,7 @@ class EmbeddedServer(abc.ABC):
         )
         inherited = [lock]
         try:
-            self._password = self._directory.password()
-            launch = await self._prepare()
+            launch = await self._prepare(lock)
             inherited.extend(launch.pass_fds)
             log_start = self._directory.start_log()
             self._process = ServerProcess.start(
