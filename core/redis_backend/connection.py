@@ -1,0 +1,197 @@
+"""Connections to Redis: bounded, never retried by the driver, and translated errors.
+
+Blocking reads have clients of their own, so a publish never waits behind one. The driver's own retries are off: by default
+it sends a command up to ten times more without a word, and a second XADD is a second entry.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Final
+
+import msgspec
+import redis
+import redis.asyncio
+from redis.asyncio.retry import Retry as AsyncRetry
+from redis.backoff import NoBackoff
+from redis.exceptions import (
+    BusyLoadingError,
+    NoScriptError,
+    OutOfMemoryError,
+    RedisError,
+    ResponseError,
+)
+from redis.exceptions import (
+    ConnectionError as RedisConnectionError,
+)
+from redis.exceptions import (
+    TimeoutError as RedisTimeoutError,
+)
+from redis.retry import Retry
+
+from tailrace.core.errors import StoreCorrupt, StoreFull, StoreUnavailable
+from tailrace.core.redis_backend.scripts import Script
+
+#: How long a blocking read may wait on the server, in seconds; its socket waits `BLOCK_GRACE_SECONDS` longer.
+MAX_BLOCK_SECONDS: Final = 5.0
+BLOCK_GRACE_SECONDS: Final = 5.0
+
+Argument = str | bytes | int | float
+
+
+class RedisSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """How to reach Redis. Timeouts in seconds; `timeout` limits every call that does not block on purpose."""
+
+    url: str
+    connect_timeout: float = 2.0
+    timeout: float = 3.0
+    max_connections: int = 16
+
+
+class Call(msgspec.Struct, frozen=True):
+    """One script call."""
+
+    script: Script
+    keys: Sequence[str]
+    args: Sequence[Argument]
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Drivers' errors leave as the errors of this project."""
+    try:
+        yield
+    except (RedisConnectionError, RedisTimeoutError, BusyLoadingError, OSError) as error:
+        raise StoreUnavailable(f"Redis can't be reached: {str(error) or type(error).__name__}") from error
+    except RedisError as error:
+        raise translate(error) from error
+
+
+def translate(error: RedisError) -> StoreUnavailable | StoreFull | StoreCorrupt:
+    """The error of this project for one that came as a reply."""
+    text = str(error)
+    if isinstance(error, OutOfMemoryError) or "OOM " in text or "maxmemory" in text:
+        return StoreFull("Redis is at its memory limit")
+    transient = ("LOADING", "MASTERDOWN", "READONLY", "CLUSTERDOWN", "TRYAGAIN", "MISCONF", "BUSY ")
+    if isinstance(error, RedisConnectionError | RedisTimeoutError | BusyLoadingError) or text.startswith(transient):
+        return StoreUnavailable(f"Redis can't serve now: {text}")
+    return StoreCorrupt(text)
+
+
+class Client:
+    """A pool for short calls, and a second one for blocking reads."""
+
+    def __init__(self, settings: RedisSettings) -> None:
+        common: dict[str, Any] = {
+            "protocol": 2,
+            "socket_connect_timeout": settings.connect_timeout,
+            "retry": AsyncRetry(NoBackoff(), 0),
+            "max_connections": settings.max_connections,
+            "client_name": "tailrace",
+        }
+        self.settings = settings
+        pool = redis.asyncio.BlockingConnectionPool.from_url(
+            settings.url, socket_timeout=settings.timeout, timeout=settings.timeout, **common
+        )
+        self.plain = redis.asyncio.Redis.from_pool(pool)
+        blocking = redis.asyncio.ConnectionPool.from_url(
+            settings.url, socket_timeout=MAX_BLOCK_SECONDS + BLOCK_GRACE_SECONDS, **common
+        )
+        self.blocking = redis.asyncio.Redis.from_pool(blocking)
+
+    async def aclose(self) -> None:
+        """Close every connection."""
+        await self.plain.aclose()
+        await self.blocking.aclose()
+
+    async def command(self, *parts: Argument) -> Any:
+        """One command; raises `StoreUnavailable`, `StoreFull` or `StoreCorrupt`."""
+        with translated():
+            return await self.plain.execute_command(*parts)
+
+    async def block(self, *parts: Argument) -> Any:
+        """One command that may wait on the server, on a connection of its own."""
+        with translated():
+            return await self.blocking.execute_command(*parts)
+
+    async def pipeline(self, commands: Sequence[Sequence[Argument]]) -> list[Any]:
+        """Several independent commands in one round trip; raises the first error among the replies."""
+        with translated():
+            async with self.plain.pipeline(transaction=False) as pipe:
+                for command in commands:
+                    pipe.execute_command(*command)
+                return list(await pipe.execute())
+
+    async def pipeline_tolerant(self, commands: Sequence[Sequence[Argument]]) -> list[Any]:
+        """As `pipeline`, but an error among the replies is given as that error: for looking at what may be missing."""
+        with translated():
+            async with self.plain.pipeline(transaction=False) as pipe:
+                for command in commands:
+                    pipe.execute_command(*command)
+                return list(await pipe.execute(raise_on_error=False))
+
+    async def call(self, script: Script, keys: Sequence[str], args: Sequence[Argument]) -> Any:
+        """Run one script."""
+        (reply,) = await self.calls([Call(script, keys, args)])
+        if isinstance(reply, RedisError):
+            raise translate(reply) from reply
+        return reply
+
+    async def calls(self, calls: Sequence[Call]) -> list[Any]:
+        """Run several scripts in one round trip; a reply that is an error is given as that error.
+
+        After a restart the server knows no script: only the calls that say so are sent again, the others had their effect.
+        """
+        with translated():
+            replies = await self._send(calls)
+            unknown = [index for index, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
+            if unknown:
+                for script in {calls[index].script.sha: calls[index].script for index in unknown}.values():
+                    await self.plain.execute_command("SCRIPT", "LOAD", script.text)
+                again = await self._send([calls[index] for index in unknown])
+                for index, reply in zip(unknown, again, strict=True):
+                    replies[index] = reply
+            return replies
+
+    async def _send(self, calls: Sequence[Call]) -> list[Any]:
+        if len(calls) == 1:
+            (call,) = calls
+            try:
+                return [
+                    await self.plain.execute_command("EVALSHA", call.script.sha, len(call.keys), *call.keys, *call.args)
+                ]
+            except ResponseError as error:
+                return [error]
+        async with self.plain.pipeline(transaction=False) as pipe:
+            for call in calls:
+                pipe.execute_command("EVALSHA", call.script.sha, len(call.keys), *call.keys, *call.args)
+            return list(await pipe.execute(raise_on_error=False))
+
+
+class ThreadClient:
+    """A synchronous client for a thread of its own: one connection, the same rules."""
+
+    def __init__(self, settings: RedisSettings) -> None:
+        self._redis = redis.Redis.from_url(
+            settings.url,
+            protocol=2,
+            socket_connect_timeout=settings.connect_timeout,
+            socket_timeout=settings.timeout,
+            retry=Retry(NoBackoff(), 0),
+            max_connections=1,
+            client_name="tailrace-leases",
+        )
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._redis.close()
+
+    def call(self, script: Script, keys: Sequence[str], args: Sequence[Argument]) -> Any:
+        """Run one script."""
+        with translated():
+            try:
+                return self._redis.execute_command("EVALSHA", script.sha, len(keys), *keys, *args)
+            except NoScriptError:
+                self._redis.execute_command("SCRIPT", "LOAD", script.text)
+                return self._redis.execute_command("EVALSHA", script.sha, len(keys), *keys, *args)

@@ -1,0 +1,174 @@
+"""Looking at the store from outside: where tasks are, who works, what waits. Reads only; the basis of every diagnosis."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from tailrace.core.partitioning import partition_of
+from tailrace.core.store.port import OpenEntry, PartitionFacts, Queue, WorkerBeat
+
+if TYPE_CHECKING:
+    from tailrace.core.redis_backend.store import RedisStore
+
+#: A worker that has been silent for so long is forgotten, in seconds.
+FORGET_SECONDS: Final = 60
+
+_AHEAD_LIMIT: Final = 10_000
+
+
+async def open_entries(store: RedisStore, workflow_id: str) -> list[OpenEntry]:
+    """Where each open task of a run is: queued, delivered, or gone."""
+    part = store.keys.partition(partition_of(workflow_id, store.partitions))
+    fields = await store.client.command("HGETALL", part.workflow(workflow_id))
+    entries = []
+    for name, value in fields.items():
+        if name.startswith(b"t:"):
+            agent, lane, entry_id = value.decode().split(" ")
+            stream = part.tasks(agent, urgent=lane == "high")
+            entries.append(await _open_entry(store, stream, name[2:].decode(), agent, entry_id))
+    return entries
+
+
+async def _open_entry(store: RedisStore, stream: str, task_id: str, agent: str, entry_id: str) -> OpenEntry:
+    found = await store.client.command("XRANGE", stream, entry_id, entry_id)
+    if not found:
+        return OpenEntry(task_id=task_id, agent=agent, entry_id=entry_id, state="gone")
+    pending = await _pending(store, stream, agent, entry_id, entry_id)
+    if pending:
+        (_, worker, idle, deliveries) = pending[0]
+        return OpenEntry(
+            task_id=task_id,
+            agent=agent,
+            entry_id=entry_id,
+            state="delivered",
+            worker=worker.decode(),
+            idle_us=int(idle) * 1000,
+            deliveries=int(deliveries),
+        )
+    before = await store.client.command("XRANGE", stream, "-", f"({entry_id}", "COUNT", _AHEAD_LIMIT)
+    delivered = await _pending(store, stream, agent, "-", f"({entry_id}")
+    return OpenEntry(
+        task_id=task_id,
+        agent=agent,
+        entry_id=entry_id,
+        state="queued",
+        ahead=max(0, len(before) - len(delivered)),
+    )
+
+
+async def _pending(store: RedisStore, stream: str, group: str, start: str, end: str) -> list[Any]:
+    reply = await store.client.pipeline_tolerant([("XPENDING", stream, group, start, end, _AHEAD_LIMIT)])
+    rows = reply[0]
+    if isinstance(rows, Exception):
+        return []
+    return [
+        (row["message_id"], row["consumer"], row["time_since_delivered"], row["times_delivered"])
+        if isinstance(row, dict)
+        else row
+        for row in rows
+    ]
+
+
+async def owner_of_entry(store: RedisStore, partition: int, place: str) -> tuple[str, str]:
+    """The run and task whose entry `<stream key> <entry id>` is gone; two empty strings when no open run has it.
+
+    A scan over the partition's open runs: it happens only after somebody deleted an entry behind the engine's back.
+    """
+    _, _, entry_id = place.rpartition(" ")
+    part = store.keys.partition(partition)
+    for workflow_id in await store.open_workflows(partition, count=1_000_000):
+        fields = await store.client.command("HGETALL", part.workflow(workflow_id))
+        for name, value in fields.items():
+            if name.startswith(b"t:") and value.decode().endswith(f" {entry_id}"):
+                return workflow_id, name[2:].decode()
+    return "", ""
+
+
+async def queues(store: RedisStore, agents: Sequence[str]) -> list[Queue]:
+    """Backlog is XLEN minus what is pending: the group's own `lag` is wrong as soon as entries are deleted."""
+    return [await _queue(store, agent, partition) for agent in agents for partition in range(store.partitions)]
+
+
+async def _queue(store: RedisStore, agent: str, partition: int) -> Queue:
+    part = store.keys.partition(partition)
+    now = await store.now()
+    backlog = pending_count = 0
+    has_group = True
+    oldest_us = 0
+    by_worker: dict[str, int] = {}
+    for urgent in (True, False):
+        stream = part.tasks(agent, urgent=urgent)
+        length, summary, first = await store.client.pipeline_tolerant(
+            [("XLEN", stream), ("XPENDING", stream, agent), ("XRANGE", stream, "-", "+", "COUNT", 1)]
+        )
+        held = 0
+        if isinstance(summary, Exception):
+            has_group = False
+        else:
+            held = int(summary["pending"])
+            for consumer in summary["consumers"] or []:
+                name = consumer["name"].decode()
+                by_worker[name] = by_worker.get(name, 0) + int(consumer["pending"])
+        pending_count += held
+        backlog += int(length) - held
+        if first and not isinstance(first, Exception):
+            oldest_us = max(oldest_us, now - _entry_us(first[0][0]))
+    return Queue(
+        agent=agent,
+        partition=partition,
+        has_group=has_group,
+        backlog=backlog,
+        pending=pending_count,
+        oldest_age_us=oldest_us,
+        pending_by_worker=by_worker,
+    )
+
+
+async def workers(store: RedisStore, agent: str) -> list[WorkerBeat]:
+    """Workers of an agent, latest beat first."""
+    now = await store.now()
+    names = await store.client.command(
+        "ZREVRANGEBYSCORE", store.keys.workers(agent), "+inf", now - FORGET_SECONDS * 1_000_000
+    )
+    if not names:
+        return []
+    replies = await store.client.pipeline(
+        [("HMGET", store.keys.worker(agent, name.decode()), "data", "at") for name in names]
+    )
+    beats = []
+    for data, at in replies:
+        if data is not None:
+            beats.append(msgspec.structs.replace(msgspec.json.decode(data, type=WorkerBeat), at=int(float(at))))
+    return beats
+
+
+async def partition_facts(store: RedisStore, partition: int) -> PartitionFacts:
+    """Reports that wait, the orchestrator's lease, timers past their time, what is parked."""
+    part = store.keys.partition(partition)
+    now = await store.now()
+    reports, oldest, owner, overdue, parked = await store.client.pipeline(
+        [
+            ("XLEN", part.reports),
+            ("XRANGE", part.reports, "-", "+", "COUNT", 1),
+            ("HMGET", part.owner, "name", "until"),
+            ("ZCOUNT", part.timers, "-inf", now),
+            ("XLEN", part.parked),
+        ]
+    )
+    name, until = owner
+    return PartitionFacts(
+        partition=partition,
+        reports=int(reports),
+        oldest_report_age_us=max(0, now - _entry_us(oldest[0][0])) if oldest else 0,
+        owner=name.decode() if name else "",
+        owner_until=int(float(until)) if until else 0,
+        overdue_timers=int(overdue),
+        parked=int(parked),
+    )
+
+
+def _entry_us(entry_id: bytes) -> int:
+    return int(entry_id.partition(b"-")[0]) * 1000

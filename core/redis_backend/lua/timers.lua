@@ -1,0 +1,23 @@
+-- Timers that are due, oldest first, with their due times; and when the next one is. None during a grace.
+--
+-- KEYS 1 timers  2 pulse   ARGV 1 count  2 lease (us)  3 pulse limit (us)
+-- Returns {next due or '', name, due, name, due, ...}.
+
+local count, lease, late = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
+local parts = redis.call('TIME')
+local now = tonumber(parts[1]) * 1000000 + tonumber(parts[2])
+local pulse = redis.call('HMGET', KEYS[2], 'at', 'grace_until')
+local at, grace = tonumber(pulse[1] or ''), tonumber(pulse[2] or '0')
+-- Removing something, even nothing, lets the writes behind it pass at full memory.
+redis.call('HDEL', KEYS[2], '')
+if at and (now - at > late or at > now) then
+  grace = now + lease
+  redis.call('HSET', KEYS[2], 'grace_until', grace)
+end
+redis.call('HSET', KEYS[2], 'at', now)
+if grace > now then return {string.format('%.0f', grace)} end
+local due = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'WITHSCORES', 'LIMIT', 0, count)
+local following = redis.call('ZRANGEBYSCORE', KEYS[1], '(' .. string.format('%.0f', now), '+inf', 'WITHSCORES', 'LIMIT', 0, 1)
+local answer = {following[2] or ''}
+for _, value in ipairs(due) do answer[#answer + 1] = value end
+return answer

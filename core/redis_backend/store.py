@@ -1,0 +1,451 @@
+"""`WorkflowStore` on Redis: the log, the snapshots, reports and timers, through the scripts of this package."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any, Final
+
+import msgspec
+from redis.exceptions import RedisError
+
+from tailrace.core.codec import decode, decode_report, encode, encode_event
+from tailrace.core.errors import (
+    IdentityMismatch,
+    InvalidInput,
+    NotFound,
+    StoreCorrupt,
+    StoreFull,
+    TailraceError,
+    Undecodable,
+)
+from tailrace.core.events import WorkflowCreated
+from tailrace.core.partitioning import partition_of
+from tailrace.core.redis_backend import inspection, scripts
+from tailrace.core.redis_backend.connection import MAX_BLOCK_SECONDS, Argument, Call, Client, RedisSettings, translate
+from tailrace.core.redis_backend.keys import Keys
+from tailrace.core.store.port import (
+    Append,
+    Appended,
+    Head,
+    OpenEntry,
+    Ownership,
+    PartitionFacts,
+    Queue,
+    RawEntry,
+    ReportEntry,
+    TimerRef,
+    WorkerBeat,
+)
+from tailrace.core.workflow.definition import Definition, Pipeline, validate
+from tailrace.core.workflow.history import Snapshot
+from tailrace.core.workflow.state import WorkflowState
+
+SCHEMA_VERSION: Final = 1
+PARKED_LIMIT: Final = 10_000
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """Times by which the store judges who is gone, in seconds, and how often a task is delivered at most.
+
+    A poll that comes `pulse_seconds` late shows that the store was away; then everybody has one lease of grace.
+    """
+
+    lease_seconds: float = 3.0
+    pulse_seconds: float = 1.5
+    owner_seconds: float = 3.0
+    delivery_limit: int = 5
+
+
+class RedisStore:
+    """The workflows of one namespace. Open it with `open`; close it with `aclose`."""
+
+    def __init__(self, client: Client, keys: Keys, *, partitions: int, instance_id: str, limits: Limits) -> None:
+        self.client = client
+        self.keys = keys
+        self.limits = limits
+        self._partitions = partitions
+        self._instance_id = instance_id
+        self._pipelines: dict[str, Pipeline] = {}
+        self._parts = [keys.partition(number) for number in range(partitions)]
+
+    @classmethod
+    async def open(
+        cls, settings: RedisSettings, *, namespace: str, partitions: int | None = None, limits: Limits | None = None
+    ) -> RedisStore:
+        """Join the namespace, making it when it is new; `partitions` counts only then (8 when not said).
+
+        Raises `StoreUnavailable`, or `IdentityMismatch` when the namespace was made otherwise.
+        """
+        client = Client(settings)
+        keys = Keys(namespace)
+        try:
+            meta = await client.call(scripts.INIT, [keys.meta], [partitions or 8, SCHEMA_VERSION, os.urandom(16).hex()])
+            made_with, schema, instance_id = int(meta[0]), int(meta[1]), meta[2].decode()
+            if schema != SCHEMA_VERSION:
+                raise IdentityMismatch(f"namespace {namespace!r} has schema {schema}, this build {SCHEMA_VERSION}")
+            if partitions is not None and partitions != made_with:
+                raise IdentityMismatch(
+                    f"namespace {namespace!r} was made with {made_with} partitions, not {partitions}; the number is fixed"
+                )
+            await client.pipeline(
+                [
+                    command
+                    for number in range(made_with)
+                    for head in [keys.partition(number).head]
+                    for command in (
+                        ("HSETNX", head, "epoch", os.urandom(8).hex()),
+                        ("HSETNX", head, "seq", 0),
+                    )
+                ]
+            )
+        except BaseException:
+            await client.aclose()
+            raise
+        return cls(client, keys, partitions=made_with, instance_id=instance_id, limits=limits or Limits())
+
+    async def aclose(self) -> None:
+        """Close every connection."""
+        await self.client.aclose()
+
+    @property
+    def partitions(self) -> int:
+        """P, fixed when the namespace was made."""
+        return self._partitions
+
+    @property
+    def instance_id(self) -> str:
+        """The identity of the namespace."""
+        return self._instance_id
+
+    async def now(self) -> int:
+        """Redis TIME, in microseconds since the epoch."""
+        return _time(await self.client.command("TIME"))
+
+    # Definitions
+
+    async def put_definition(self, definition: Definition) -> Pipeline:
+        """Keep the body by its hash, append the hash to the name's versions, make the agents' groups."""
+        validate(definition)
+        pipeline = Pipeline(definition)
+        body = msgspec.json.encode(definition, order="deterministic")
+        await self.client.command("SET", self.keys.definition(pipeline.hash), body)
+        versions = (await self.definitions()).get(definition.name, [])
+        if not versions or versions[-1] != pipeline.hash:
+            versions = [*(known for known in versions if known != pipeline.hash), pipeline.hash]
+            await self.client.command("HSET", self.keys.definitions, definition.name, msgspec.json.encode(versions))
+        await self.provision(pipeline.agents)
+        self._pipelines[pipeline.hash] = pipeline
+        return pipeline
+
+    async def provision(self, agents: Sequence[str]) -> None:
+        """Make the groups of these agents in all partitions, from the beginning of their streams; idempotent."""
+        await self.client.command("SADD", self.keys.agents, *agents)
+        for agent in agents:
+            for part in self._parts:
+                for urgent in (True, False):
+                    await ensure_group(self.client, part.tasks(agent, urgent=urgent), agent)
+
+    async def pipeline(self, content_hash: str) -> Pipeline:
+        """From memory, or read once: a hash never means anything else."""
+        known = self._pipelines.get(content_hash)
+        if known is None:
+            body = await self.client.command("GET", self.keys.definition(content_hash))
+            if body is None:
+                raise NotFound("definition", content_hash)
+            try:
+                known = Pipeline(msgspec.json.decode(body, type=Definition), content_hash)
+            except msgspec.MsgspecError as error:
+                raise StoreCorrupt(f"definition {content_hash} can't be read: {error}") from error
+            self._pipelines[content_hash] = known
+        return known
+
+    async def latest(self, name: str) -> Pipeline:
+        """The newest version of a definition."""
+        versions = (await self.definitions()).get(name)
+        if not versions:
+            raise NotFound("definition", name)
+        return await self.pipeline(versions[-1])
+
+    async def definitions(self) -> dict[str, list[str]]:
+        """Every name with its hashes, oldest first."""
+        reply = await self.client.command("HGETALL", self.keys.definitions)
+        return {name.decode(): msgspec.json.decode(versions, type=list[str]) for name, versions in reply.items()}
+
+    # Workflows
+
+    async def load(self, workflow_id: str) -> Snapshot | None:
+        """One HGETALL; None also for the tombstone of an archived run."""
+        fields = await self.client.command("HGETALL", self._part(workflow_id).workflow(workflow_id))
+        if not fields.get(b"s"):
+            return None
+        try:
+            return Snapshot(
+                state=decode(fields[b"s"], WorkflowState),
+                created=decode(fields[b"in"], WorkflowCreated),
+                outputs={key[2:].decode(): value for key, value in fields.items() if key.startswith(b"o:")},
+            )
+        except (Undecodable, KeyError) as error:
+            raise StoreCorrupt(f"workflow {workflow_id} can't be read: {error}") from error
+
+    async def load_states(self, workflow_ids: Sequence[str]) -> list[WorkflowState | None]:
+        """One pipeline of HGET."""
+        replies = await self.client.pipeline(
+            [("HGET", self._part(workflow_id).workflow(workflow_id), "s") for workflow_id in workflow_ids]
+        )
+        return [decode(reply, WorkflowState) if reply else None for reply in replies]
+
+    async def append(self, appends: Sequence[Append]) -> list[Appended]:
+        """One script call each, all in one round trip."""
+        calls = [self._append_call(append) for append in appends]
+        return [_appended(reply) for reply in await self.client.calls(calls)]
+
+    def _append_call(self, append: Append) -> Call:
+        part = self._part(append.workflow_id)
+        keys = [
+            part.log,
+            part.head,
+            part.workflow(append.workflow_id),
+            part.reports,
+            part.timers,
+            part.expect,
+            part.owner,
+            part.pulse,
+            part.cancels,
+        ]
+        streams: dict[str, int] = {}
+
+        def stream(agent: str, urgent: bool) -> int:
+            return streams.setdefault(part.tasks(agent, urgent=urgent), len(streams) + 1)
+
+        args = _append_arguments(append, stream)
+        return Call(scripts.APPEND, [*keys, *streams], args)
+
+    # Ownership, reports, timers
+
+    async def acquire(self, partition: int, name: str, epoch: int | None) -> Ownership | None:
+        """Take it (`epoch` None) or renew it."""
+        lease = round(self.limits.owner_seconds * 1_000_000)
+        reply = await self.client.call(
+            scripts.OWNER, [self._parts[partition].owner], [name, "" if epoch is None else epoch, lease]
+        )
+        return Ownership(partition=partition, name=name, epoch=int(reply)) if reply else None
+
+    async def release_ownership(self, ownership: Ownership) -> None:
+        """End the lease now."""
+        await self.client.call(
+            scripts.OWNER, [self._parts[ownership.partition].owner], [ownership.name, ownership.epoch, 0]
+        )
+
+    async def read_reports(self, partition: int, *, count: int, block_seconds: float) -> list[ReportEntry]:
+        """XREAD from the beginning: what was applied is not there any more."""
+        block = max(1, round(min(block_seconds, MAX_BLOCK_SECONDS) * 1000))
+        key = self._parts[partition].reports
+        reply = await self.client.block("XREAD", "COUNT", count, "BLOCK", block, "STREAMS", key, "0-0")
+        entries = _stream_entries(reply)
+        return [await self._report(partition, entry_id, fields) for entry_id, fields in entries]
+
+    async def _report(self, partition: int, entry_id: str, fields: dict[bytes, bytes]) -> ReportEntry:
+        workflow_id = fields.get(b"workflow", b"").decode(errors="replace")
+        traceparent = fields.get(b"traceparent", b"").decode(errors="replace")
+        try:
+            report = decode_report(fields.get(b"data", b""))
+        except Undecodable as error:
+            return ReportEntry(
+                entry_id=entry_id, workflow_id=workflow_id, report=None, traceparent=traceparent, problem=str(error)
+            )
+        if report.kind == "lost" and not report.task_id:
+            # The entry is gone, and with it the task's id: whose it was is written in the open runs.
+            workflow_id, task_id = await inspection.owner_of_entry(self, partition, report.message)
+            report = msgspec.structs.replace(report, task_id=task_id)
+        return ReportEntry(entry_id=entry_id, workflow_id=workflow_id, report=report, traceparent=traceparent)
+
+    async def park_report(self, partition: int, entry_id: str, reason: str) -> bool:
+        """Out of the reports and into the parked ones, in one script."""
+        part = self._parts[partition]
+        reply = await self.client.call(
+            scripts.PARK, [part.reports, part.parked], [entry_id, reason[:500], PARKED_LIMIT]
+        )
+        return bool(reply)
+
+    async def due_timers(self, partition: int, *, count: int) -> tuple[list[TimerRef], int | None]:
+        """Due timers and the time of the next one; updates the pulse."""
+        part = self._parts[partition]
+        limits = [count, round(self.limits.lease_seconds * 1_000_000), round(self.limits.pulse_seconds * 1_000_000)]
+        following, *due = await self.client.call(scripts.TIMERS, [part.timers, part.pulse], limits)
+        timers = [
+            TimerRef(name=name.decode(), due_at=round(float(score)))
+            for name, score in zip(due[::2], due[1::2], strict=True)
+        ]
+        return timers, round(float(following)) if following else None
+
+    # The log
+
+    async def read_log(self, partition: int, after: str, *, count: int, block_seconds: float = 0) -> list[RawEntry]:
+        """XREAD behind a position; it does not fail when the log was trimmed: compare `seq`."""
+        key = self._parts[partition].log
+        parts: list[Argument] = ["XREAD", "COUNT", count]
+        if block_seconds > 0:
+            parts += ["BLOCK", max(1, round(min(block_seconds, MAX_BLOCK_SECONDS) * 1000))]
+        send = self.client.block if block_seconds > 0 else self.client.command
+        reply = await send(*parts, "STREAMS", key, after)
+        return [_raw_entry(partition, entry_id, fields) for entry_id, fields in _stream_entries(reply)]
+
+    async def has_entry(self, partition: int, entry_id: str) -> bool:
+        """XRANGE of one id."""
+        return bool(await self.client.command("XRANGE", self._parts[partition].log, entry_id, entry_id))
+
+    async def head(self, partition: int) -> Head:
+        """The counters of the log and its last entry."""
+        part = self._parts[partition]
+        (seq, epoch), last = await self.client.pipeline(
+            [("HMGET", part.head, "seq", "epoch"), ("XREVRANGE", part.log, "+", "-", "COUNT", 1)]
+        )
+        if seq is None or epoch is None:
+            raise StoreCorrupt(f"{part.head} is gone")
+        return Head(seq=int(seq), epoch=epoch.decode(), last_entry_id=last[0][0].decode() if last else "0-0")
+
+    # What the watchdog looks at
+
+    async def overdue(self, partition: int, *, count: int) -> list[str]:
+        """Open runs past their expectation."""
+        part = self._parts[partition]
+        reply = await self.client.call(scripts.OVERDUE, [part.expect, part.pulse], [count])
+        return [workflow_id.decode() for workflow_id in reply]
+
+    async def postpone(self, workflow_id: str, *, version: int, expect_at: int) -> bool:
+        """Only while the run is at `version`."""
+        part = self._part(workflow_id)
+        keys = [part.workflow(workflow_id), part.expect]
+        return bool(await self.client.call(scripts.POSTPONE, keys, [workflow_id, version, expect_at]))
+
+    async def open_workflows(self, partition: int, *, count: int) -> list[str]:
+        """The index of open runs is the set of expectations."""
+        reply = await self.client.command("ZRANGE", self._parts[partition].expect, 0, count - 1)
+        return [workflow_id.decode() for workflow_id in reply]
+
+    async def open_entries(self, workflow_id: str) -> list[OpenEntry]:
+        """Where each open task of a run is."""
+        return await inspection.open_entries(self, workflow_id)
+
+    async def queues(self, agents: Sequence[str]) -> list[Queue]:
+        """The task streams of these agents."""
+        return await inspection.queues(self, agents)
+
+    async def workers(self, agent: str) -> list[WorkerBeat]:
+        """Workers with a beat, latest first."""
+        return await inspection.workers(self, agent)
+
+    async def agents(self) -> list[str]:
+        """Every agent that was provisioned."""
+        return sorted(agent.decode() for agent in await self.client.command("SMEMBERS", self.keys.agents))
+
+    async def partition_facts(self, partition: int) -> PartitionFacts:
+        """What the partition's orchestrator has to do, and who it is."""
+        return await inspection.partition_facts(self, partition)
+
+    async def fullness(self) -> float:
+        """Used memory as a share of `maxmemory`."""
+        info = await self.client.command("INFO", "memory")
+        limit = int(info.get("maxmemory", 0))
+        return int(info["used_memory"]) / limit if limit else 0.0
+
+    def _part(self, workflow_id: str) -> Any:
+        return self._parts[partition_of(workflow_id, self._partitions)]
+
+
+async def ensure_group(client: Client, stream: str, group: str) -> None:
+    """Make a group at the beginning of its stream, unless it is there."""
+    try:
+        await client.command("XGROUP", "CREATE", stream, group, "0", "MKSTREAM")
+    except StoreCorrupt as error:
+        if "BUSYGROUP" not in str(error):
+            raise
+
+
+def _append_arguments(append: Append, stream: Any) -> list[Argument]:
+    """The arguments of `append.lua`, in the order it reads them."""
+    mode = "rehydrate" if append.rehydrate else "create" if append.expected_version == 0 else "append"
+    owner, timer = append.ownership, append.timer
+    args: list[Argument] = [
+        mode,
+        append.expected_version,
+        b"" if append.state is None else encode(append.state),
+        append.created or b"",
+        "" if append.expect_at is None else append.expect_at,
+        append.workflow_id,
+        "" if owner is None else owner.name,
+        "" if owner is None else owner.epoch,
+        "" if timer is None else timer.name,
+        "" if timer is None else timer.due_at,
+        len(append.reports),
+        *append.reports,
+        len(append.records),
+    ]
+    for record in append.records:
+        data = encode_event(record.event, at=record.at, command=record.command)
+        args += (type(record.event).__name__, record.traceparent, data)
+    args.append(len(append.outputs))
+    for key, output in append.outputs.items():
+        args += (key, output)
+    args.append(len(append.closings))
+    for closing in append.closings:
+        index = stream(closing.agent, closing.urgent)
+        args += (closing.task_id, index, closing.agent, "1" if closing.reported else "0")
+    args.append(len(append.dispatches))
+    for dispatch in append.dispatches:
+        message = dispatch.message
+        index = stream(message.agent, dispatch.urgent)
+        urgent = "high" if dispatch.urgent else "normal"
+        args += (message.task_id, index, message.agent, urgent, dispatch.traceparent, encode(message))
+    args.append(len(append.timers_set))
+    for name, due in append.timers_set.items():
+        args += (name, due)
+    args += [len(append.timers_cleared), *append.timers_cleared]
+    return args
+
+
+def _appended(reply: Any) -> Appended:
+    if isinstance(reply, RedisError):
+        error = translate(reply)
+        if isinstance(error, StoreFull):
+            return Appended(outcome="full")
+        if "TAILRACE argument" in str(reply):
+            raise InvalidInput(str(reply)) from reply
+        raise error from reply
+    if isinstance(reply, Exception):
+        raise TailraceError(str(reply)) from reply
+    outcome, version, seq = reply
+    return Appended(outcome=outcome.decode(), version=int(version), seq=int(seq))
+
+
+def _stream_entries(reply: Any) -> list[tuple[str, dict[bytes, bytes]]]:
+    """The entries of an XREAD of one stream."""
+    if not reply:
+        return []
+    (_, entries) = reply[0]
+    return [(entry_id.decode(), fields or {}) for entry_id, fields in entries]
+
+
+def _raw_entry(partition: int, entry_id: str, fields: dict[bytes, bytes]) -> RawEntry:
+    """A log entry; what has no readable place in the log gets `seq` and `version` 0, for its reader to park."""
+
+    def text(name: bytes) -> str:
+        return fields.get(name, b"").decode(errors="replace")
+
+    seq, version = text(b"seq"), text(b"version")
+    return RawEntry(
+        partition=partition,
+        entry_id=entry_id,
+        seq=int(seq) if seq.isdigit() else 0,
+        workflow_id=text(b"workflow"),
+        version=int(version) if version.isdigit() else 0,
+        type=text(b"type"),
+        traceparent=text(b"traceparent"),
+        data=fields.get(b"data", b""),
+    )
+
+
+def _time(reply: Any) -> int:
+    seconds, microseconds = reply
+    return int(seconds) * 1_000_000 + int(microseconds)

@@ -1,0 +1,311 @@
+"""`TaskQueue` and `LeaseKeeper` on Redis: one worker's view of its agent's task streams.
+
+The pending list is the lease table. Own pending is taken by XCLAIM, never by reading history: a history read raises the
+delivery count in memory only, and a restart of the server would forget it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import msgspec
+
+from tailrace.core.codec import decode, encode
+from tailrace.core.commands import Report
+from tailrace.core.errors import StoreCorrupt, StoreFull, Undecodable
+from tailrace.core.events import WorkflowCreated
+from tailrace.core.partitioning import partition_of
+from tailrace.core.redis_backend import scripts
+from tailrace.core.redis_backend.connection import MAX_BLOCK_SECONDS, Argument, Call, ThreadClient, translate
+from tailrace.core.redis_backend.inspection import FORGET_SECONDS
+from tailrace.core.redis_backend.keys import RELEASED
+from tailrace.core.redis_backend.store import RedisStore, ensure_group
+from tailrace.core.store.port import Delivery, Renewal, TaskMessage, WorkerBeat
+from tailrace.core.workflow.history import output_key
+
+BEAT_EXPIRY_MS: Final = FORGET_SECONDS * 1000
+_FINAL: Final = frozenset({"completed", "failed", "cancelled"})
+
+
+class RedisTasks:
+    """The tasks of `agent`, for the worker `name`."""
+
+    def __init__(self, store: RedisStore, agent: str, name: str) -> None:
+        self._store = store
+        self._client = store.client
+        self._agent = agent
+        self._name = name
+        self._parts = [store.keys.partition(number) for number in range(store.partitions)]
+        self._turn = 0
+
+    async def join(self) -> None:
+        """Make the groups where they are missing."""
+        await self._store.provision([self._agent])
+
+    async def take(self, free: int, *, block_seconds: float) -> list[Delivery]:
+        """With a slot for every stream one blocking read of all of them; else one partition after the other.
+
+        COUNT counts per stream: asking all streams with too few slots would leave tasks waiting here with their lease running.
+        """
+        if free <= 0:
+            return []
+        streams = self._streams()
+        if free < len(streams):
+            taken = await self._take_nowait(free)
+            if taken or block_seconds <= 0:
+                return taken
+            self._turn += 1
+            streams = [streams[(self._turn + offset) % len(streams)] for offset in range(free)]
+        parts: list[Argument] = ["XREADGROUP", "GROUP", self._agent, self._name, "COUNT", max(1, free // len(streams))]
+        if block_seconds > 0:
+            parts += ["BLOCK", max(1, round(min(block_seconds, MAX_BLOCK_SECONDS) * 1000))]
+        parts += ["STREAMS", *(stream for _, stream in streams), *(">" for _ in streams)]
+        send = self._client.block if block_seconds > 0 else self._client.command
+        try:
+            reply = await send(*parts)
+        except StoreCorrupt as error:
+            if "NOGROUP" not in str(error):
+                raise
+            await self.join()
+            return []
+        partition_of_stream = {stream: partition for partition, stream in streams}
+        deliveries = []
+        for key, entries in reply or []:
+            stream = key.decode()
+            for entry_id, fields in entries:
+                deliveries.append(_delivery(partition_of_stream[stream], stream, entry_id, fields, 1))
+        return deliveries
+
+    async def _take_nowait(self, free: int) -> list[Delivery]:
+        deliveries: list[Delivery] = []
+        for offset in range(len(self._parts)):
+            partition = (self._turn + offset) % len(self._parts)
+            if len(deliveries) >= free:
+                break
+            keys = self._lanes(partition)
+            try:
+                reply = await self._client.call(scripts.TAKE, keys, [self._agent, self._name, free - len(deliveries)])
+            except StoreCorrupt as error:
+                if "NOGROUP" not in str(error):
+                    raise
+                await self.join()
+                continue
+            for index, entry_id, fields in reply:
+                stream = keys[index - 1]
+                deliveries.append(_delivery(partition, stream, entry_id, _pairs(fields), 1))
+        self._turn += 1
+        return deliveries
+
+    async def reconcile(self, held: Sequence[str]) -> list[Delivery]:
+        """Own pending entries that this process does not hold, taken again."""
+        return await self._claim("own", 1000, held)
+
+    async def claim(self, free: int) -> list[Delivery]:
+        """Tasks whose lease ran out; also the poll that keeps the pulse, with no slot free."""
+        return await self._claim("expired", free, ())
+
+    async def _claim(self, mode: str, free: int, held: Sequence[str]) -> list[Delivery]:
+        limits = self._store.limits
+        lease_ms, pulse_us = round(limits.lease_seconds * 1000), round(limits.pulse_seconds * 1_000_000)
+        args: list[Argument] = [mode, self._agent, self._name, lease_ms]
+        deliveries: list[Delivery] = []
+        self._turn += 1
+        for offset in range(len(self._parts)):
+            partition = (self._turn + offset) % len(self._parts)
+            part = self._parts[partition]
+            lanes = self._lanes(partition)
+            left = max(0, free - len(deliveries))
+            keys = [part.pulse, part.reports, part.cancels, *lanes]
+            status, *claimed = await self._client.call(
+                scripts.CLAIM, keys, [*args, left, limits.delivery_limit, pulse_us, *held]
+            )
+            if status == b"nogroup":
+                for lane in lanes:
+                    await ensure_group(self._client, lane, self._agent)
+            for index, entry_id, delivery, _former, fields in claimed:
+                deliveries.append(_delivery(partition, lanes[index - 1], entry_id, _pairs(fields), int(delivery)))
+        return deliveries
+
+    async def report(self, reports: Sequence[tuple[Delivery, Report, str]]) -> list[bool]:
+        """One script each, all in one round trip. What is not final may be dropped by a full store."""
+        calls = []
+        for delivery, report, traceparent in reports:
+            part = self._parts[delivery.partition]
+            args: list[Argument] = [
+                self._agent,
+                delivery.entry_id,
+                self._name,
+                delivery.delivery,
+                "1" if report.kind in _FINAL else "0",
+                delivery.message.task_id,
+                delivery.message.workflow_id,
+                traceparent,
+                encode(report),
+            ]
+            calls.append(Call(scripts.REPORT, [delivery.stream, part.reports, part.cancels], args))
+        answers = []
+        for (_, report, _), reply in zip(reports, await self._client.calls(calls), strict=True):
+            if isinstance(reply, Exception):
+                error = translate(reply)  # type: ignore[arg-type]  # errors among replies are RedisErrors
+                if not (isinstance(error, StoreFull) and report.kind not in _FINAL):
+                    raise error from reply
+                answers.append(True)
+            else:
+                answers.append(reply == b"ok")
+        return answers
+
+    async def renew(self, held: Sequence[Delivery]) -> list[Renewal]:
+        """As `RedisLeases.renew`, on the event loop."""
+        renewals: list[Renewal] = []
+        for keys, args, group in _renew_calls(self._store, self._agent, self._name, held):
+            renewals += _renewals(group, await self._client.call(scripts.RENEW, keys, args))
+        return renewals
+
+    async def release(self, held: Sequence[Delivery]) -> None:
+        """Hand tasks back."""
+        await self._client.calls(
+            [
+                Call(
+                    scripts.RELEASE,
+                    [delivery.stream],
+                    [self._agent, self._name, delivery.entry_id, delivery.delivery, RELEASED],
+                )
+                for delivery in held
+            ]
+        )
+
+    async def inputs(self, messages: Sequence[TaskMessage]) -> list[dict[str, Any]]:
+        """The request and the named outputs, read from the run in one round trip."""
+        commands = []
+        for message in messages:
+            part = self._parts[partition_of(message.workflow_id, len(self._parts))]
+            fields = [f"o:{output_key(stage, attempt)}" for stage, attempt in message.inputs]
+            commands.append(("HMGET", part.workflow(message.workflow_id), "in", *fields))
+        replies = await self._client.pipeline(commands)
+        return [_input(message, reply) for message, reply in zip(messages, replies, strict=True)]
+
+    async def beat(self, beat: WorkerBeat) -> None:
+        """The beat, and this worker's place in the index of its agent."""
+        key = self._store.keys.worker(self._agent, self._name)
+        now = await self._client.call(scripts.BEAT, [key], [msgspec.json.encode(beat), BEAT_EXPIRY_MS])
+        forget = int(now) - FORGET_SECONDS * 1_000_000
+        await self._client.call(scripts.ENLIST, [self._store.keys.workers(self._agent)], [self._name, now, forget])
+
+    async def leave(self) -> None:
+        """Out of the index; out of the groups too, where nothing is pending under this name."""
+        await self._client.call(scripts.ENLIST, [self._store.keys.workers(self._agent)], [self._name, "", 0])
+        await self._client.command("DEL", self._store.keys.worker(self._agent, self._name))
+        await self._client.calls(
+            [Call(scripts.REMOVE_CONSUMER, [stream], [self._agent, self._name]) for _, stream in self._streams()]
+        )
+
+    def _lanes(self, partition: int) -> list[str]:
+        part = self._parts[partition]
+        return [part.tasks(self._agent, urgent=True), part.tasks(self._agent)]
+
+    def _streams(self) -> list[tuple[int, str]]:
+        """Every stream of the agent with its partition, urgent ones first."""
+        return [
+            (partition, part.tasks(self._agent, urgent=urgent))
+            for urgent in (True, False)
+            for partition, part in enumerate(self._parts)
+        ]
+
+
+class RedisLeases:
+    """Renewals and beats, for a thread: a handler that blocks the event loop must not cost its worker the lease."""
+
+    def __init__(self, store: RedisStore, agent: str, name: str) -> None:
+        self._store = store
+        self._agent = agent
+        self._name = name
+        self._client = ThreadClient(store.client.settings)
+
+    def renew(self, held: Sequence[Delivery]) -> list[Renewal]:
+        """Renew what is still ours; name what is lost or to be cancelled."""
+        renewals: list[Renewal] = []
+        for keys, args, group in _renew_calls(self._store, self._agent, self._name, held):
+            renewals += _renewals(group, self._client.call(scripts.RENEW, keys, args))
+        return renewals
+
+    def beat(self, beat: WorkerBeat) -> None:
+        """As `RedisTasks.beat`."""
+        key = self._store.keys.worker(self._agent, self._name)
+        now = self._client.call(scripts.BEAT, [key], [msgspec.json.encode(beat), BEAT_EXPIRY_MS])
+        forget = int(now) - FORGET_SECONDS * 1_000_000
+        self._client.call(scripts.ENLIST, [self._store.keys.workers(self._agent)], [self._name, now, forget])
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._client.close()
+
+
+def _renew_calls(
+    store: RedisStore, agent: str, name: str, held: Sequence[Delivery]
+) -> list[tuple[list[str], list[Argument], list[Delivery]]]:
+    """One call per partition: keys, arguments, and the deliveries it asks about."""
+    calls = []
+    for partition in sorted({delivery.partition for delivery in held}):
+        part = store.keys.partition(partition)
+        lanes = [part.tasks(agent, urgent=True), part.tasks(agent)]
+        group = [delivery for delivery in held if delivery.partition == partition]
+        args: list[Argument] = [agent, name]
+        for delivery in group:
+            index = lanes.index(delivery.stream) + 1
+            args += (index, delivery.entry_id, delivery.delivery, delivery.message.task_id)
+        calls.append(([part.cancels, *lanes], args, group))
+    return calls
+
+
+def _renewals(held: Sequence[Delivery], reply: Any) -> list[Renewal]:
+    return [
+        Renewal(task_id=delivery.message.task_id, outcome=answer.decode())
+        for delivery, answer in zip(held, reply, strict=True)
+    ]
+
+
+def _pairs(fields: Sequence[bytes]) -> dict[bytes, bytes]:
+    return dict(zip(fields[::2], fields[1::2], strict=True))
+
+
+def _delivery(partition: int, stream: str, entry_id: bytes, fields: dict[bytes, bytes], delivery: int) -> Delivery:
+    """A task as it was delivered; one whose bytes can't be read keeps the ids that can, for a report to name it."""
+    try:
+        message = decode(fields.get(b"data", b""), TaskMessage)
+    except Undecodable:
+        message = TaskMessage(
+            task_id=fields.get(b"task", b"").decode(errors="replace"),
+            workflow_id=fields.get(b"workflow", b"").decode(errors="replace"),
+            stage="",
+            attempt=1,
+            agent="",
+            action="",
+        )
+    return Delivery(
+        partition=partition,
+        stream=stream,
+        entry_id=entry_id.decode(),
+        message=message,
+        traceparent=fields.get(b"traceparent", b"").decode(errors="replace"),
+        delivery=delivery,
+    )
+
+
+def _input(message: TaskMessage, reply: Sequence[bytes | None]) -> dict[str, Any]:
+    raw, *outputs = reply
+    if raw is None:
+        raise StoreCorrupt(f"the request of workflow {message.workflow_id} is not there")
+    created = decode(raw, WorkflowCreated)
+    return {
+        "name": created.name,
+        "description": created.description,
+        "requirements": created.requirements,
+        "input": created.input,
+        "params": message.params,
+        "stages": {
+            stage: msgspec.msgpack.decode(output)
+            for (stage, _), output in zip(message.inputs, outputs, strict=True)
+            if output is not None
+        },
+    }
