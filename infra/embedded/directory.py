@@ -211,10 +211,17 @@ def sync_folder(path: Path) -> None:
         os.close(fd)
 
 
-def walkable(path: Path) -> bool:
-    """Whether every user may get to a program and execute it, or enter a directory."""
+def walkable(path: Path, uid: int | None = None) -> bool:
+    """Whether a user without special rights (None: any user) may execute a program or enter a directory.
+
+    Root in a user namespace is such a user: it passes its own 0700 directories, and nobody else's.
+    """
     real = path.resolve()
-    return all(place.stat().st_mode & stat.S_IXOTH for place in (real, *real.parents))
+    for place in (real, *real.parents):
+        found = place.stat()
+        if not found.st_mode & (stat.S_IXUSR if found.st_uid == uid else stat.S_IXOTH):
+            return False
+    return True
 
 
 def _make_private_folder() -> Path:

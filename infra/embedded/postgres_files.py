@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tailrace.infra.embedded import processtable
-from tailrace.infra.embedded.directory import replace_file
+from tailrace.infra.embedded.directory import replace_file, walkable
 from tailrace.infra.embedded.errors import DataDirectoryUnusableError
 from tailrace.infra.embedded.identity import Identity
 
@@ -26,7 +26,7 @@ _SETTINGS: tuple[tuple[str, str], ...] = (
     ("max_parallel_workers_per_gather", "0"),  # also keeps /dev/shm out, which is tiny in containers
     ("max_worker_processes", "2"),
     ("max_logical_replication_workers", "0"),
-    ("autovacuum_max_workers", "1"),
+    ("autovacuum_max_workers", "2"),
     ("jit", "off"),
     ("huge_pages", "off"),
     ("wal_level", "minimal"),
@@ -90,9 +90,10 @@ def remove_stale_pid_file(cluster: Path) -> None:
 def data_argument(cluster: Path, identity: Identity) -> tuple[str, int | None]:
     """The value for `-D`, and a descriptor the server must inherit for it (None: it can walk there).
 
-    The directory above is 0700 and stays ours, so another user gets there through the descriptor only.
+    The directory above is 0700 and stays ours, so another user gets there through the descriptor only; and so does
+    root in a user namespace, where a directory above is private to someone else.
     """
-    if identity.kind != "user" or sys.platform != "linux":
+    if identity.kind == "self" or sys.platform != "linux" or walkable(cluster, identity.owner[0]):
         return str(cluster), None
     fd = os.open(cluster, os.O_RDONLY | os.O_DIRECTORY)
     return f"/proc/self/fd/{fd}", fd

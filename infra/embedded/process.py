@@ -7,6 +7,7 @@ Invariant: a signal only goes to a process that is not reaped yet, so never to a
 import asyncio
 import contextlib
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -22,6 +23,15 @@ _FOLDER = Path(__file__).parent
 _POLL_SECONDS = 0.02
 SELF_WORDS = ("self", "0", "0")
 """Identity arguments of launch.py that change nothing."""
+
+
+def _filled_pipe(content: bytes) -> int:
+    """The reading end of a pipe that holds `content`. Feeding it meanwhile fails in uvloop for a program that ends."""
+    assert len(content) <= select.PIPE_BUF
+    reading, writing = os.pipe()
+    os.write(writing, content)
+    os.close(writing)
+    return reading
 
 
 class Finished(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,11 +64,15 @@ def server_environment() -> dict[str, str]:
 async def run_program(
     argv: Sequence[str], *, timeout_seconds: float, text_input: str = "", pass_fds: Sequence[int] = ()
 ) -> Finished:
-    """Run a program to its end. One that cannot be executed has exit code 127; one that hangs is killed and has -9."""
+    """Run a program to its end. One that cannot be executed has exit code 127; one that hangs is killed and has -9.
+
+    `text_input` (at most 4 KiB) is all it finds on stdin.
+    """
+    stdin = _filled_pipe(text_input.encode())
     try:
         process = await asyncio.create_subprocess_exec(
             *argv,
-            stdin=asyncio.subprocess.PIPE,
+            stdin=stdin,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
             env=server_environment(),
@@ -68,9 +82,11 @@ async def run_program(
         )
     except OSError as error:
         return Finished(exit_code=127, output=str(error))
+    finally:
+        os.close(stdin)
     try:
         async with asyncio.timeout(timeout_seconds):
-            output, _ = await process.communicate(text_input.encode())
+            output, _ = await process.communicate()
     except TimeoutError:
         output = f"no answer within {timeout_seconds:g} s".encode()
     finally:

