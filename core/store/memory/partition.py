@@ -12,7 +12,8 @@ from tailrace.core.clock import to_us
 from tailrace.core.codec import decode_report
 from tailrace.core.commands import Report
 from tailrace.core.errors import Undecodable
-from tailrace.core.store.memory.streams import EntryId, Stream, TaskEntry, TaskName, TaskStream, spell
+from tailrace.core.events import Failure
+from tailrace.core.store.memory.streams import EntryId, Pending, Stream, TaskEntry, TaskName, TaskStream, spell
 from tailrace.core.store.port import ReportEntry
 
 #: How many parked reports are kept.
@@ -122,11 +123,11 @@ class Partition:
         if self._was_away(now_us):
             self.pulse.grace_until_us = now_us + to_us(self.limits.lease_seconds)
         self.pulse.at_us = now_us
-        return now_us >= self.pulse.grace_until_us
+        return not self.rests(now_us)
 
     def rests(self, now_us: int) -> bool:
-        """True while leases and timers rest, or would after the next poll."""
-        return self._was_away(now_us) or now_us < self.pulse.grace_until_us
+        """True while leases and timers rest."""
+        return now_us < self.pulse.grace_until_us
 
     def _was_away(self, now_us: int) -> bool:
         at_us = self.pulse.at_us
@@ -137,14 +138,32 @@ class Partition:
         data = msgspec.msgpack.encode(report)
         self.reports.add(RawReport(workflow_id=workflow_id, data=data, traceparent=traceparent), now_us)
 
-    def tell(self, kind: str, name: TaskName, task: TaskEntry | None, worker: str, delivery: int, now_us: int) -> None:
-        """Write a report of the store itself: `poison` or `lost`."""
-        message = {
-            "poison": f"delivered {delivery} times without an outcome",
-            "lost": "the entry is gone from its stream",
-        }[kind]
-        report = Report(kind=kind, task_id=name.task_id, worker=worker, delivery=delivery, message=message)
-        self.add_report(report, name.workflow_id, task.traceparent if task else "", now_us)
+    def tell_lost(self, name: TaskName, pending: Pending, now_us: int) -> None:
+        """Report that the entry of a task is gone, though somebody held it."""
+        report = Report(
+            kind="lost",
+            task_id=name.task_id,
+            worker=pending.consumer,
+            delivery=pending.deliveries,
+            message="the entry is gone from its stream",
+        )
+        self.add_report(report, name.workflow_id, "", now_us)
+
+    def tell_poison(self, task: TaskEntry, pending: Pending, now_us: int) -> None:
+        """Report that a task was delivered too often, each time without an end."""
+        error = Failure(
+            reason="poison",
+            message=f"delivered {pending.deliveries} times without an end",
+            details={"deliveries": pending.deliveries, "last_worker": pending.consumer},
+        )
+        report = Report(
+            kind="poison",
+            task_id=task.message.task_id,
+            worker=pending.consumer,
+            delivery=pending.deliveries,
+            error=error,
+        )
+        self.add_report(report, task.message.workflow_id, task.traceparent, now_us)
 
     def read_report(self, entry_id: EntryId) -> ReportEntry:
         """A waiting report, decoded as far as it can be."""

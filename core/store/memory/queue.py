@@ -157,8 +157,10 @@ class MemoryQueue:
         if entry_id not in stream.group.marked:
             pending = stream.group.pending[entry_id]
             task = stream.entries.get(entry_id)
-            kind = "lost" if task is None else "poison"
-            partition.tell(kind, stream.names[entry_id], task, pending.consumer, pending.deliveries, now)
+            if task is None:
+                partition.tell_lost(stream.names[entry_id], pending, now)
+            else:
+                partition.tell_poison(task, pending, now)
         stream.remove(entry_id)
         self._data.changed.wake()
         return []

@@ -130,11 +130,11 @@ class MemoryStore:
 
     async def due_timers(self, partition: int, *, count: int) -> tuple[list[TimerRef], int | None]:
         data, now = self._partition(partition), self._data.clock.now()
-        runs = data.poll(now)
+        if not data.poll(now):
+            return [], data.pulse.grace_until_us
         by_time = sorted(data.timers.items(), key=lambda item: (item[1], item[0]))
-        due = [TimerRef(name=name, due_at=due_at) for name, due_at in by_time if due_at <= now and runs]
-        next_due = next((due_at for _, due_at in by_time if due_at > now or not runs), None)
-        return due[:count], next_due
+        due = [TimerRef(name=name, due_at=due_at) for name, due_at in by_time if due_at <= now]
+        return due[:count], next((due_at for _, due_at in by_time if due_at > now), None)
 
     async def read_log(self, partition: int, after: str, *, count: int, block_seconds: float = 0) -> list[RawEntry]:
         data, position = self._partition(partition), read_id(after)

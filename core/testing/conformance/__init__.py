@@ -1,0 +1,22 @@
+"""The promises of the ports, as test classes. A back end subclasses them and gives a fixture `backend` (see `Harness`).
+
+class TestMyStore(StoreSuite): ...
+class TestMyTaskQueue(TaskQueueSuite): ...
+"""
+
+from tailrace.core.testing.conformance.append_suite import AppendSuite
+from tailrace.core.testing.conformance.harness import Harness, everything, pass_time
+from tailrace.core.testing.conformance.lease_suite import LeaseSuite
+from tailrace.core.testing.conformance.queue_suite import QueueSuite
+from tailrace.core.testing.conformance.reading_suite import ReadingSuite
+from tailrace.core.testing.conformance.timing_suite import TimingSuite
+
+__all__ = ["Harness", "StoreSuite", "TaskQueueSuite", "everything", "pass_time"]
+
+
+class StoreSuite(AppendSuite, TimingSuite, ReadingSuite):
+    """All promises of a `WorkflowStore`."""
+
+
+class TaskQueueSuite(QueueSuite, LeaseSuite):
+    """All promises of a `TaskQueue` and a `LeaseKeeper`."""

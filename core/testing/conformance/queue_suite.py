@@ -1,0 +1,245 @@
+"""What every task queue promises: who gets a task, whose report counts, and what becomes of a task that was closed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+from msgspec.structs import replace
+
+from tailrace.core.commands import CancelWorkflow, RedispatchTask, Report
+from tailrace.core.store.port import Delivery, TaskQueue
+from tailrace.core.testing.builders import (
+    cancelled,
+    completed,
+    diamond,
+    failed,
+    pipeline,
+    progressed,
+    stage,
+    started,
+    workflow_id_in,
+)
+from tailrace.core.testing.conformance.harness import Harness, pass_time
+from tailrace.core.testing.runner import Runner
+
+RUN = "run-1"
+
+
+async def prepared(backend: Harness) -> Runner:
+    """A runner of one stage."""
+    runner = Runner(backend.store, pipeline(stage("only", params={"depth": 2})))
+    await runner.prepare()
+    return runner
+
+
+async def worker(backend: Harness, name: str = "w1") -> TaskQueue:
+    """A worker that joined."""
+    queue = backend.queue("agent", name)
+    await queue.join()
+    return queue
+
+
+async def taken(backend: Harness, queue: TaskQueue) -> Delivery:
+    """A new run's only task, in the hands of a worker."""
+    runner = await prepared(backend)
+    await runner.create(RUN)
+    (delivery,) = await queue.take(1, block_seconds=0)
+    return delivery
+
+
+class QueueSuite:
+    """Taking, reporting, renewing. Subclass it, and give a fixture `backend`."""
+
+    async def test_a_dispatch_can_be_taken_at_once(self, backend: Harness) -> None:
+        """It is in the stream with the append that dispatched it, whoever joins later."""
+        runner = await prepared(backend)
+        await runner.create(RUN)
+        queue = await worker(backend)
+        (delivery,) = await queue.take(5, block_seconds=0)
+        message = delivery.message
+        assert (message.task_id, message.workflow_id, message.stage) == (f"{RUN}:only:1", RUN, "only")
+        assert (message.attempt, message.agent, message.action, message.params) == (1, "agent", "only", {"depth": 2})
+        assert delivery.delivery == 1
+        assert delivery.traceparent.startswith("00-")
+        assert await queue.take(5, block_seconds=0) == []
+
+    async def test_a_task_is_taken_by_one_worker(self, backend: Harness) -> None:
+        """However many ask at the same time."""
+        runner = await prepared(backend)
+        for number in range(6):
+            await runner.create(f"run-{number}")
+        queues = [await worker(backend, f"w{number}") for number in range(4)]
+        results = await asyncio.gather(*(queue.take(3, block_seconds=0) for queue in queues))
+        task_ids = [delivery.message.task_id for deliveries in results for delivery in deliveries]
+        assert sorted(task_ids) == [f"run-{number}:only:1" for number in range(6)]
+
+    @pytest.mark.parametrize("free", [1, 2, 3, 5])
+    async def test_nobody_gets_more_than_asked_for(self, backend: Harness, free: int) -> None:
+        """Not over all partitions and priorities together; what is left stays free for others."""
+        runner = await prepared(backend)
+        partitions = backend.store.partitions
+        for partition in range(2):
+            for number in (1, 2, 3, 4):
+                priority = "high" if number % 2 else "low"
+                await runner.create(workflow_id_in(partition, partitions, number=number), priority=priority)
+        queue, other = await worker(backend), await worker(backend, "w2")
+        assert len(await queue.take(free, block_seconds=0)) == free
+        assert sum(found.backlog for found in await backend.store.queues(["agent"])) == 8 - free
+        assert len(await other.take(8, block_seconds=0)) == 8 - free
+
+    async def test_a_worker_without_a_free_slot_gets_nothing(self, backend: Harness) -> None:
+        """It may still ask."""
+        runner = await prepared(backend)
+        await runner.create(RUN)
+        assert await (await worker(backend)).take(0, block_seconds=0) == []
+
+    async def test_urgent_tasks_are_taken_first(self, backend: Harness) -> None:
+        """Within a partition, though they came later."""
+        runner = await prepared(backend)
+        partitions = backend.store.partitions
+        for number, priority in enumerate(("low", "medium", "high", "critical"), start=1):
+            await runner.create(workflow_id_in(0, partitions, number=number), priority=priority)
+        queue = await worker(backend)
+        order = []
+        for _ in range(4):
+            (delivery,) = await queue.take(1, block_seconds=0)
+            order.append(delivery.message.workflow_id)
+        assert order == [workflow_id_in(0, partitions, number=number) for number in (3, 4, 1, 2)]
+
+    async def test_a_waiting_worker_is_woken_or_goes_home(self, backend: Harness) -> None:
+        """By the next dispatch, or by the end of its wait."""
+        runner = await prepared(backend)
+        queue = await worker(backend)
+        async with asyncio.timeout(10):
+            taking = asyncio.create_task(queue.take(1, block_seconds=0.1))
+            await backend.advance(0.2)
+            assert await taking == []
+            taking = asyncio.create_task(queue.take(1, block_seconds=5))
+            await backend.advance(0.01)
+            assert not taking.done()
+            await runner.create(RUN)
+            assert [delivery.message.workflow_id for delivery in await taking] == [RUN]
+
+    async def test_a_task_reads_the_request_and_what_it_needs(self, backend: Harness) -> None:
+        """Outputs of the stages it needs, directly or through others, and the stage's own settings."""
+        runner = Runner(backend.store, diamond())
+        await runner.prepare()
+        await runner.create(RUN, name="a name", description="text", requirements="more", input={"k": [1]})
+        queue = await worker(backend)
+        for _ in range(3):
+            for delivery in await queue.take(5, block_seconds=0):
+                report = completed(delivery.message.task_id, {"from": delivery.message.stage})
+                await queue.report([(delivery, report, "")])
+            await runner.apply_reports(RUN)
+            if (await runner.state(RUN)).stages["join"].task:
+                break
+        (join,) = await queue.take(5, block_seconds=0)
+        assert await queue.inputs([join.message]) == [
+            {
+                "name": "a name",
+                "description": "text",
+                "requirements": "more",
+                "input": {"k": [1]},
+                "params": {},
+                "stages": {"start": {"from": "start"}, "left": {"from": "left"}, "right": {"from": "right"}},
+            }
+        ]
+
+    @pytest.mark.parametrize("final", [completed, failed, cancelled])
+    async def test_a_final_report_removes_the_task(self, backend: Harness, final: Callable[[str], Report]) -> None:
+        """In the same step; a second one is refused and leaves nothing."""
+        queue = await worker(backend)
+        delivery = await taken(backend, queue)
+        report = final(delivery.message.task_id)
+        assert await queue.report([(delivery, report, "trace")]) == [True]
+        assert await queue.report([(delivery, report, "trace")]) == [False]
+        assert [renewal.outcome for renewal in await queue.renew([delivery])] == ["lost"]
+        (entry,) = await backend.store.read_reports(delivery.partition, count=10, block_seconds=0)
+        assert (entry.workflow_id, entry.report, entry.traceparent) == (RUN, report, "trace")
+        assert sum(found.pending + found.backlog for found in await backend.store.queues(["agent"])) == 0
+
+    async def test_other_reports_leave_the_task_where_it_is(self, backend: Harness) -> None:
+        """A start and progress are only written."""
+        queue = await worker(backend)
+        delivery = await taken(backend, queue)
+        task_id = delivery.message.task_id
+        sent = [(delivery, started(task_id), ""), (delivery, progressed(task_id, 0.5), "")]
+        assert await queue.report(sent) == [True, True]
+        assert [renewal.outcome for renewal in await queue.renew([delivery])] == ["ok"]
+        assert await queue.report([(delivery, completed(task_id), "")]) == [True]
+        reports = await backend.store.read_reports(delivery.partition, count=10, block_seconds=0)
+        assert [entry.report and entry.report.kind for entry in reports] == ["started", "progressed", "completed"]
+
+    async def test_a_report_counts_only_from_the_holder(self, backend: Harness) -> None:
+        """Not from a stranger, and not with another delivery than the one that is held."""
+        queue, stranger = await worker(backend), await worker(backend, "w2")
+        delivery = await taken(backend, queue)
+        report = completed(delivery.message.task_id)
+        assert await stranger.report([(delivery, report, "")]) == [False]
+        assert await queue.report([(replace(delivery, delivery=2), report, "")]) == [False]
+        assert await queue.report([(replace(delivery, delivery=0), started(report.task_id), "")]) == [False]
+        assert await backend.store.read_reports(delivery.partition, count=10, block_seconds=0) == []
+        assert await queue.report([(delivery, report, "")]) == [True]
+
+    async def test_a_stolen_task_is_lost_to_its_former_holder(self, backend: Harness) -> None:
+        """Its report is refused and its renewal says so; the new holder's report counts."""
+        queue, thief = await worker(backend), await worker(backend, "w2")
+        delivery = await taken(backend, queue)
+        await pass_time(backend, backend.limits.lease_seconds)
+        (stolen,) = await thief.claim(1)
+        report = completed(delivery.message.task_id)
+        assert await queue.report([(delivery, report, "")]) == [False]
+        assert [renewal.outcome for renewal in await queue.renew([delivery])] == ["lost"]
+        assert await thief.report([(stolen, report, "")]) == [True]
+
+    async def test_an_old_incarnation_of_a_worker_is_shut_out(self, backend: Harness) -> None:
+        """The new one has the same name, but a later delivery."""
+        old = await worker(backend)
+        delivery = await taken(backend, old)
+        new = await worker(backend)
+        (again,) = await new.reconcile([])
+        assert (again.entry_id, again.delivery) == (delivery.entry_id, 2)
+        report = completed(delivery.message.task_id)
+        assert await old.report([(delivery, report, "")]) == [False]
+        assert [renewal.outcome for renewal in await old.renew([delivery])] == ["lost"]
+        assert [renewal.outcome for renewal in await new.renew([again])] == ["ok"]
+        assert await new.report([(again, report, "")]) == [True]
+
+    async def test_a_queued_task_that_is_closed_is_removed(self, backend: Harness) -> None:
+        """Nobody will take it."""
+        runner = await prepared(backend)
+        await runner.create(RUN)
+        assert (await runner.carry_out(RUN, CancelWorkflow())).outcome == "ok"
+        queue = await worker(backend)
+        assert await queue.take(5, block_seconds=0) == []
+        assert sum(found.backlog for found in await backend.store.queues(["agent"])) == 0
+        assert await backend.store.open_entries(RUN) == []
+
+    async def test_a_delivered_task_that_is_closed_is_to_be_cancelled(self, backend: Harness) -> None:
+        """Its worker is told with the next renewal, from the loop or from the keeper; its last report removes it."""
+        queue = await worker(backend)
+        delivery = await taken(backend, queue)
+        runner = Runner(backend.store, pipeline(stage("only", params={"depth": 2})))
+        assert (await runner.carry_out(RUN, CancelWorkflow())).outcome == "ok"
+        assert [renewal.outcome for renewal in await queue.renew([delivery])] == ["cancel"]
+        assert [renewal.outcome for renewal in backend.keeper("agent", "w1").renew([delivery])] == ["cancel"]
+        assert sum(found.pending for found in await backend.store.queues(["agent"])) == 1
+        assert await queue.report([(delivery, cancelled(delivery.message.task_id), "")]) == [True]
+        assert sum(found.pending + found.backlog for found in await backend.store.queues(["agent"])) == 0
+        assert [renewal.outcome for renewal in await queue.renew([delivery])] == ["lost"]
+
+    async def test_a_task_that_is_sent_again_replaces_its_entry(self, backend: Harness) -> None:
+        """Same task, one entry: whoever held the old one has lost it."""
+        queue, other = await worker(backend), await worker(backend, "w2")
+        delivery = await taken(backend, queue)
+        runner = Runner(backend.store, pipeline(stage("only", params={"depth": 2})))
+        task_id = delivery.message.task_id
+        assert (await runner.carry_out(RUN, RedispatchTask(task_id=task_id, reason="test"))).outcome == "ok"
+        assert await queue.report([(delivery, completed(task_id), "")]) == [False]
+        (again,) = await other.take(5, block_seconds=0)
+        assert (again.message.task_id, again.delivery) == (task_id, 1)
+        assert again.entry_id != delivery.entry_id
+        assert sum(found.pending + found.backlog for found in await backend.store.queues(["agent"])) == 1
+        assert await other.report([(again, completed(task_id), "")]) == [True]
