@@ -130,6 +130,8 @@ class Agent:
             raise InvalidInput(f"{name!r} is not a name for an agent: use letters, digits, '-' and '_'")
         self.name = name
         self.actions: dict[str, Action[Any, Any]] = {}
+        #: Awaited by the worker when it shuts down: what the agent keeps running or open ends there.
+        self.closers: list[Callable[[], Awaitable[None]]] = []
 
     def action(
         self, name: str

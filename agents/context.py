@@ -1,0 +1,105 @@
+"""The `TaskContext` of a running task: what `sdk` promises, on the real store, disk and reporter."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from pathlib import Path
+from typing import Final
+
+from tailrace.agents.breaker import Breaker
+from tailrace.agents.reporter import Reporter
+from tailrace.agents.workspace import Workspace
+from tailrace.core.artifacts import ArtifactRef, ArtifactStore
+from tailrace.core.clock import to_us
+from tailrace.core.commands import Report
+from tailrace.core.store.port import Delivery
+
+#: At most one progress event per task in this time, in seconds: more would flood the log.
+PROGRESS_SECONDS: Final = 5.0
+
+_log = logging.getLogger("tailrace.task")
+
+
+class RunningTask:
+    """One task in the hands of this worker."""
+
+    def __init__(
+        self,
+        delivery: Delivery,
+        *,
+        worker: str,
+        reporter: Reporter,
+        artifacts: ArtifactStore,
+        workspaces: Path,
+        breakers: dict[str, Breaker],
+    ) -> None:
+        message = delivery.message
+        self.delivery = delivery
+        self.task_id = message.task_id
+        self.idempotency_key = message.task_id
+        self.workflow_id = message.workflow_id
+        self.attempt = message.attempt
+        self.deadline_us: int | None = None
+        if message.timeout_seconds is not None:
+            self.deadline_us = to_us(time.time() + message.timeout_seconds)
+        self.log: logging.LoggerAdapter[logging.Logger] = logging.LoggerAdapter(
+            _log, {"task_id": message.task_id, "workflow_id": message.workflow_id}
+        )
+        self.cancelled = False
+        self.finishing = False
+        self.traceparent = delivery.traceparent
+        self._worker = worker
+        self._reporter = reporter
+        self._artifacts = artifacts
+        self._workspaces = workspaces
+        self._workspace: Workspace | None = None
+        self._breakers = breakers
+        self._progressed_at = 0.0
+
+    @property
+    def workspace(self) -> Workspace:
+        """Made when first asked for."""
+        if self._workspace is None:
+            self._workspace = Workspace(self._workspaces, self.workflow_id)
+        return self._workspace
+
+    async def progress(self, fraction: float, message: str = "") -> None:
+        """Report it, unless the last one is too young."""
+        if not 0.0 <= fraction <= 1.0:
+            raise ValueError(f"progress is between 0 and 1, not {fraction}")
+        now = time.monotonic()
+        if now - self._progressed_at >= PROGRESS_SECONDS:
+            self._progressed_at = now
+            self._reporter.send_nowait(
+                self.delivery,
+                self.report("progressed", fraction=fraction, message=message[:500]),
+                self.traceparent,
+            )
+
+    async def put_artifact(
+        self, data: bytes, *, name: str, media_type: str = "application/octet-stream"
+    ) -> ArtifactRef:
+        """Store bytes, off the event loop."""
+        return await asyncio.to_thread(self._artifacts.put, data, name=name, media_type=media_type)
+
+    async def get_artifact(self, ref: ArtifactRef) -> bytes:
+        """Read bytes, off the event loop."""
+        return await asyncio.to_thread(self._artifacts.get, ref.sha256)
+
+    def circuit(self, dependency: str) -> Breaker:
+        """One breaker per dependency and process."""
+        if dependency not in self._breakers:
+            self._breakers[dependency] = Breaker(dependency)
+        return self._breakers[dependency]
+
+    def report(self, kind: str, **facts: object) -> Report:
+        """A report about this task, from this worker, for this delivery."""
+        return Report(
+            kind=kind,
+            task_id=self.task_id,
+            worker=self._worker,
+            delivery=self.delivery.delivery,
+            **facts,  # type: ignore[arg-type]  # the fields of Report
+        )

@@ -1,0 +1,90 @@
+"""Running one action: from what the store gives to exactly one final report.
+
+Whatever a handler does, it ends as completed, failed or cancelled. Values over the inline limit travel as artifacts, as
+`{"$artifact": {…}}`, and are read back here before a handler sees them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import msgspec
+
+from tailrace.agents.context import RunningTask
+from tailrace.agents.sdk import Agent
+from tailrace.core.artifacts import ArtifactRef
+from tailrace.core.codec import INLINE_LIMIT_BYTES, check_value, encode, encode_value
+from tailrace.core.commands import Report
+from tailrace.core.errors import InvalidInput, TailraceError, TaskError
+from tailrace.core.events import Failure
+
+REFERENCE: Final = "$artifact"
+_MESSAGE_LIMIT: Final = 2_000
+
+
+async def execute(agent: Agent, task: RunningTask, raw: Mapping[str, Any]) -> Report:
+    """Run the task's action; gives the final report. Only cancellation of the task itself is raised."""
+    try:
+        action = agent.find(task.delivery.message.action)
+        given = {
+            **raw,
+            "input": await _resolved(task, raw["input"]),
+            "stages": {stage: await _resolved(task, output) for stage, output in raw["stages"].items()},
+        }
+        output = await action(task, given)
+        return task.report("completed", output=await _storable(task, output))
+    except TaskError as error:
+        return task.report("failed", error=_failure(error))
+    except InvalidInput as error:
+        # What the handler gave can't enter the log; the same rules hold when a report is applied.
+        return task.report("failed", error=Failure(reason="report-rejected", message=str(error)[:_MESSAGE_LIMIT]))
+    except TailraceError as error:
+        failure = Failure(reason=error.code, message=str(error)[:_MESSAGE_LIMIT], retryable=error.retryable)
+        return task.report("failed", error=failure)
+    except Exception as error:  # whatever a handler raises is the end of its task, by policy
+        task.log.exception("the handler of %s raised", task.task_id)
+        failure = Failure(
+            reason="handler-error",
+            message=_clean(f"{type(error).__name__}: {error}"),
+            retryable=True,
+            details={"type": type(error).__name__},
+        )
+        return task.report("failed", error=failure)
+
+
+def _failure(error: TaskError) -> Failure:
+    details = msgspec.to_builtins(dict(error.details))
+    try:
+        encode_value(details, "details")
+    except InvalidInput as problem:
+        details = {"dropped": str(problem)}
+    return Failure(reason=error.reason, message=_clean(error.message), retryable=error.may_retry, details=details)
+
+
+def _clean(text: str) -> str:
+    """Text that may enter the log, whatever a handler put into it."""
+    return text.replace("\x00", "\N{REPLACEMENT CHARACTER}").encode(errors="replace").decode()[:_MESSAGE_LIMIT]
+
+
+async def _storable(task: RunningTask, output: Any) -> Any:
+    """The output itself, or a reference to it when it is over the inline limit; raises `InvalidInput`."""
+    check_value(output)
+    try:
+        data = encode(output)
+    except (TypeError, OverflowError, UnicodeEncodeError) as error:
+        raise InvalidInput(f"the output can't be stored: {error}") from error
+    if len(data) <= INLINE_LIMIT_BYTES:
+        return output
+    reference = await task.put_artifact(
+        data, name=f"{task.delivery.message.stage}.msgpack", media_type="application/msgpack"
+    )
+    return {REFERENCE: msgspec.to_builtins(reference)}
+
+
+async def _resolved(task: RunningTask, value: Any) -> Any:
+    """The value behind a reference; any other value is itself."""
+    if isinstance(value, dict) and value.keys() == {REFERENCE}:
+        reference = msgspec.convert(value[REFERENCE], ArtifactRef)
+        return msgspec.msgpack.decode(await task.get_artifact(reference))
+    return value

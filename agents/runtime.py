@@ -1,0 +1,308 @@
+"""The worker: one process in its agent's group. Takes tasks, runs handlers, proves its leases, reports, drains.
+
+It never holds more tasks than it has slots; a task ends here only by its final report, by the store saying that it is lost,
+or by being handed back. Anything that was delivered and did not arrive is taken again (`reconcile`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import msgspec
+from opentelemetry import context as otel_context
+from opentelemetry import trace
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+from tailrace.agents.breaker import Breaker
+from tailrace.agents.context import RunningTask
+from tailrace.agents.execution import execute
+from tailrace.agents.leases import RENEW_SECONDS, LeaseThread
+from tailrace.agents.reporter import Reporter
+from tailrace.agents.sdk import Agent
+from tailrace.core.artifacts import ArtifactStore
+from tailrace.core.commands import Report
+from tailrace.core.errors import StoreUnavailable, TailraceError
+from tailrace.core.store.port import Delivery, LeaseKeeper, Renewal, TaskQueue, WorkerBeat
+
+log = logging.getLogger(__name__)
+_tracer = trace.get_tracer("tailrace.agents")
+_propagator = TraceContextTextMapPropagator()
+
+TAKE_BLOCK_SECONDS: Final = 2.0
+CLAIM_POLL_SECONDS: Final = 0.5
+RETRY_SECONDS: Final = (0.1, 0.2, 0.5, 1.0, 2.0)
+
+
+class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """How a worker runs. `drain_seconds`: how long handlers may go on after a stop was asked for."""
+
+    name: str
+    workspaces: Path
+    concurrency: int = 4
+    drain_seconds: float = 10.0
+    claim_poll_seconds: float = CLAIM_POLL_SECONDS
+    renew_seconds: float = RENEW_SECONDS
+    build: str = ""
+    store_id: str = ""
+
+
+class Worker:
+    """One worker of one agent."""
+
+    def __init__(
+        self, agent: Agent, queue: TaskQueue, keeper: LeaseKeeper, artifacts: ArtifactStore, options: WorkerOptions
+    ) -> None:
+        self._agent = agent
+        self._queue = queue
+        self._artifacts = artifacts
+        self._options = options
+        self._reporter = Reporter(queue)
+        self._held: dict[str, tuple[RunningTask, asyncio.Task[None]]] = {}
+        self._breakers: dict[str, Breaker] = {}
+        self._slot_free = asyncio.Event()
+        self._unsure = False
+        self._draining = False
+        self._loop = asyncio.get_running_loop()
+        self._leases = LeaseThread(
+            keeper,
+            held=self._deliveries,
+            beat=self._beat,
+            on_renewals=self._hand_over,
+            renew_seconds=options.renew_seconds,
+        )
+
+    async def run(self, stop: asyncio.Event, *, joined: asyncio.Event | None = None) -> None:
+        """Work until `stop` is set, then drain. `joined` is set once the worker is in its group and has beaten."""
+        await self._join()
+        self._leases.start()
+        if joined is not None:
+            joined.set()
+        reporting = asyncio.create_task(self._reporter.run())
+        try:
+            async with asyncio.TaskGroup() as group:
+                loops = [group.create_task(self._take_forever()), group.create_task(self._claim_forever())]
+                await stop.wait()
+                self._draining = True
+                for loop in loops:
+                    loop.cancel()
+            await self._drain()
+        finally:
+            await self._abandon()
+            reporting.cancel()
+            await asyncio.gather(reporting, return_exceptions=True)
+            await asyncio.to_thread(self._leases.stop)
+            for close in self._agent.closers:
+                await close()
+
+    @property
+    def in_flight(self) -> int:
+        """How many tasks this worker holds."""
+        return len(self._held)
+
+    async def _join(self) -> None:
+        failures = 0
+        while True:
+            try:
+                await self._queue.join()
+                self._accept(await self._queue.reconcile(()))
+                return
+            except StoreUnavailable as error:
+                failures = await _backoff("joining", error, failures)
+
+    async def _take_forever(self) -> None:
+        failures = 0
+        while True:
+            free = self._free()
+            if free <= 0:
+                self._slot_free.clear()
+                await self._slot_free.wait()
+                continue
+            try:
+                if self._unsure:
+                    # A read that failed may have been answered: what was delivered is pending under our name.
+                    self._accept(await self._queue.reconcile(self._entries()))
+                    self._unsure = False
+                    continue
+                self._accept(await self._queue.take(free, block_seconds=TAKE_BLOCK_SECONDS))
+                failures = 0
+            except TailraceError as error:
+                self._unsure = True
+                failures = await _backoff("taking tasks", error, failures)
+
+    async def _claim_forever(self) -> None:
+        failures = 0
+        while True:
+            await asyncio.sleep(self._options.claim_poll_seconds)
+            try:
+                self._accept(await self._queue.claim(self._free()))
+                failures = 0
+            except TailraceError as error:
+                self._unsure = True
+                failures = await _backoff("claiming tasks", error, failures)
+
+    def _free(self) -> int:
+        return self._options.concurrency - len(self._held)
+
+    def _accept(self, deliveries: Sequence[Delivery]) -> None:
+        """Start a handler for each. A newer delivery of a task that runs here replaces the older one's claim to it."""
+        for delivery in deliveries:
+            task_id = delivery.message.task_id
+            known = self._held.get(task_id)
+            if known is not None:
+                known[0].cancelled = True
+                known[1].cancel()
+            running = RunningTask(
+                delivery,
+                worker=self._options.name,
+                reporter=self._reporter,
+                artifacts=self._artifacts,
+                workspaces=self._options.workspaces,
+                breakers=self._breakers,
+            )
+            task = asyncio.create_task(self._handle(running), name=task_id)
+            self._held[task_id] = (running, task)
+            task.add_done_callback(lambda done, running=running: self._done(running, done))  # type: ignore[misc]
+
+    def _done(self, running: RunningTask, done: asyncio.Task[None]) -> None:
+        known = self._held.get(running.task_id)
+        if known is not None and known[0] is running:
+            del self._held[running.task_id]
+        self._slot_free.set()
+        if not done.cancelled() and (error := done.exception()) is not None:
+            # Nothing was reported: the lease runs out and the task is delivered again.
+            log.error("task %s ended without a report", running.task_id, exc_info=error)
+
+    async def _handle(self, running: RunningTask) -> None:
+        """One task from its start to its final report, within its CONSUMER span."""
+        message = running.delivery.message
+        parent = _propagator.extract({"traceparent": running.delivery.traceparent})
+        token = otel_context.attach(parent)
+        try:
+            with _tracer.start_as_current_span(
+                f"process {self._agent.name}", kind=trace.SpanKind.CONSUMER, attributes=self._attributes(running)
+            ) as span:
+                carrier: dict[str, str] = {}
+                _propagator.inject(carrier)
+                running.traceparent = carrier.get("traceparent", running.delivery.traceparent)
+                started = running.report("started", build=self._options.build)
+                self._reporter.send_nowait(running.delivery, started, running.traceparent)
+                report = await self._run(running)
+                if report is None:
+                    span.set_status(trace.StatusCode.ERROR, "lost or handed back")
+                    return
+                if report.error is not None:
+                    span.set_status(trace.StatusCode.ERROR, report.error.reason)
+                running.finishing = True
+                if not await self._reporter.send(running.delivery, report, running.traceparent):
+                    log.warning("the report %s of %s came too late", report.kind, message.task_id)
+        finally:
+            otel_context.detach(token)
+
+    async def _run(self, running: RunningTask) -> Report | None:
+        """The final report; None when the task is not ours any more."""
+        try:
+            (raw,) = await self._inputs(running)
+            return await execute(self._agent, running, raw)
+        except asyncio.CancelledError:
+            if running.cancelled:
+                return running.report("cancelled", message="cancelled on request")
+            return None
+
+    async def _inputs(self, running: RunningTask) -> Sequence[dict[str, object]]:
+        failures = 0
+        while True:
+            try:
+                return await self._queue.inputs([running.delivery.message])
+            except StoreUnavailable as error:
+                failures = await _backoff(f"reading the input of {running.task_id}", error, failures)
+
+    def _hand_over(self, renewals: Sequence[Renewal]) -> None:
+        self._loop.call_soon_threadsafe(self._renewed, renewals)
+
+    def _renewed(self, renewals: Sequence[Renewal]) -> None:
+        """On the event loop: what the store said of tasks that are not simply ours to go on with."""
+        for renewal in renewals:
+            known = self._held.get(renewal.task_id)
+            if known is None:
+                continue
+            running, task = known
+            if renewal.outcome == "cancel":
+                running.cancelled = True
+                task.cancel()
+            elif renewal.outcome == "lost" and not running.finishing:
+                # (While its final report is under way the entry may be gone already: then it is not lost but done.)
+                log.warning("task %s was taken away; its handler is cancelled", renewal.task_id)
+                task.cancel()
+
+    async def _drain(self) -> None:
+        """Let handlers finish for a while."""
+        if self._held:
+            log.info("draining: %d tasks may go on for %.0f s", len(self._held), self._options.drain_seconds)
+            await asyncio.wait([task for _, task in self._held.values()], timeout=self._options.drain_seconds)
+
+    async def _abandon(self) -> None:
+        """Stop what still runs, and hand it back uncounted."""
+        held = list(self._held.values())
+        for _, task in held:
+            task.cancel()
+        if held:
+            await asyncio.wait([task for _, task in held], timeout=2.0)
+        try:
+            async with asyncio.timeout(2.0):
+                await self._queue.release([running.delivery for running, _ in held])
+                await self._queue.leave()
+        except (TimeoutError, TailraceError) as error:
+            log.warning("leaving without a word: %s", str(error) or "the store did not answer")
+
+    def _entries(self) -> list[str]:
+        return [running.delivery.entry_id for running, _ in self._held.values()]
+
+    def _deliveries(self) -> list[Delivery]:
+        # Called on the lease thread: `list` of a dict's values is one step under the GIL.
+        return [running.delivery for running, _ in list(self._held.values())]
+
+    def _beat(self) -> WorkerBeat:
+        return WorkerBeat(
+            agent=self._agent.name,
+            name=self._options.name,
+            at=0,
+            build=self._options.build,
+            pid=os.getpid(),
+            host=socket.gethostname(),
+            slots=0 if self._draining else self._options.concurrency,
+            in_flight=len(self._held),
+            store_id=self._options.store_id,
+            breakers={
+                name: str(breaker.state) for name, breaker in list(self._breakers.items()) if breaker.state != "closed"
+            },
+        )
+
+    def _attributes(self, running: RunningTask) -> dict[str, str | int]:
+        """OpenTelemetry's conventions for messaging."""
+        delivery = running.delivery
+        return {
+            "messaging.system": "redis",
+            "messaging.operation.type": "process",
+            "messaging.operation.name": "process",
+            "messaging.destination.name": f"tasks:{self._agent.name}",
+            "messaging.consumer.group.name": self._agent.name,
+            "messaging.message.id": delivery.entry_id,
+            "messaging.message.conversation_id": running.workflow_id,
+            "tailrace.task_id": running.task_id,
+            "tailrace.stage": delivery.message.stage,
+            "tailrace.attempt": delivery.message.attempt,
+            "tailrace.delivery": delivery.delivery,
+        }
+
+
+async def _backoff(what: str, error: TailraceError, failures: int) -> int:
+    if not failures:
+        log.warning("%s: %s; trying again", what, error)
+    await asyncio.sleep(RETRY_SECONDS[min(failures, len(RETRY_SECONDS) - 1)])
+    return failures + 1
