@@ -19,6 +19,7 @@ from tailrace.infra.embedded.errors import (
 from tailrace.infra.embedded.pair import EmbeddedServers, embedded_servers
 from tailrace.infra.embedded.postgres import EmbeddedPostgres
 from tailrace.infra.embedded.redis import EmbeddedRedis
+from tailrace.infra.embedded.server import EmbeddedServer
 
 __all__ = [
     "DataDirectoryLockedError",
@@ -27,6 +28,7 @@ __all__ = [
     "EmbeddedError",
     "EmbeddedPostgres",
     "EmbeddedRedis",
+    "EmbeddedServer",
     "EmbeddedServers",
     "ServerMissingError",
     "ServerStartError",
