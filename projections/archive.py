@@ -1,0 +1,91 @@
+"""`archive`: every event, byte for byte. The log may be trimmed because this holds what was in it.
+
+It never needs an event to be decodable: `data` is derived from it where that is possible, and null where not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
+
+import asyncpg
+
+from tailrace.core.store.port import RawEntry
+from tailrace.projections.batch import Batch
+from tailrace.projections.session import Session
+from tailrace.projections.sql import statements
+from tailrace.projections.values import entry_time, jsonb, text, time
+
+_SQL = statements("archive")
+_COLUMNS: Final = (
+    "partition",
+    "seq",
+    "entry_id",
+    "workflow_id",
+    "version",
+    "type",
+    "at",
+    "data",
+    "raw",
+    "traceparent",
+)
+
+
+class Archive:
+    """The table `events`."""
+
+    name: Final = "archive"
+
+    async def apply(self, session: Session, batch: Batch) -> None:
+        """Copy the batch's entries in, parked ones too."""
+        await session.copy_records_to_table(
+            "events", schema_name="tailrace", columns=_COLUMNS, records=_rows(batch), timeout=None
+        )
+
+    async def clear(self, session: Session, partition: int, workflow_id: str | None = None) -> None:
+        """Refuse: the archive is the one thing that can't be built again once the log was trimmed."""
+        raise NotImplementedError("the archive can't be rebuilt")
+
+
+async def earlier(session: Session, wanted: Mapping[str, int]) -> dict[str, list[RawEntry]]:
+    """The archived history of runs, each up to (without) the version given, in order."""
+    rows = await session.fetch(_SQL["earlier"], list(wanted), list(wanted.values()))
+    found: dict[str, list[RawEntry]] = {}
+    for row in rows:
+        found.setdefault(row["workflow_id"], []).append(to_entry(row))
+    return found
+
+
+async def stretch(session: Session, partition: int, *, after: int, until: int, count: int) -> list[RawEntry]:
+    """Archived entries of a partition with a `seq` over `after`, up to `until`, in order."""
+    return [to_entry(row) for row in await session.fetch(_SQL["stretch"], partition, after, until, count)]
+
+
+def to_entry(row: asyncpg.Record) -> RawEntry:
+    """The log entry that a row of `events` was made from."""
+    return RawEntry(
+        partition=row["partition"],
+        entry_id=row["entry_id"],
+        seq=row["seq"],
+        workflow_id=row["workflow_id"],
+        version=row["version"],
+        type=row["type"],
+        traceparent=row["traceparent"],
+        data=row["raw"],
+    )
+
+
+def _rows(batch: Batch) -> Iterable[Sequence[Any]]:
+    for entry, record in zip(batch.entries, batch.records, strict=True):
+        yield (
+            entry.partition,
+            entry.seq,
+            text(entry.entry_id),
+            text(entry.workflow_id),
+            entry.version,
+            text(entry.type),
+            entry_time(entry.entry_id) if record is None else time(record.at),
+            None if record is None else jsonb(record.event),
+            entry.data,
+            text(entry.traceparent),
+        )

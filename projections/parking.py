@@ -1,0 +1,57 @@
+"""Parking: what no projection could apply is kept with its reason, and its run says so. Never silent, never lost.
+
+Once one event of a run is parked, all later ones are too: rows never show a history with a hole. When a projector takes
+a partition it tries parked runs again, because newer code may read what older code could not.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tailrace.projections.batch import Batch, ParkedEntry
+from tailrace.projections.session import Session
+from tailrace.projections.sql import statements
+from tailrace.projections.values import text
+
+_SQL = statements("parking")
+_MAX_BIGINT = 2**63 - 1
+
+
+async def parked_runs(session: Session, partition: int) -> dict[str, int]:
+    """Runs of a partition with parked events, and the version each stopped before."""
+    return {row["workflow_id"]: row["version"] for row in await session.fetch(_SQL["runs"], partition)}
+
+
+async def park(session: Session, batch: Batch) -> None:
+    """Keep what the batch could not apply, and mark the runs; the first reason of a run stands."""
+    if not batch.parked:
+        return
+    await session.executemany(_SQL["park"], [_row(item) for item in batch.parked])
+    stopped = [text(item.entry.workflow_id) for item in batch.parked if item.first]
+    if stopped:
+        await session.execute(_SQL["mark"], stopped)
+
+
+async def unpark(session: Session, workflow_id: str) -> None:
+    """Forget that a run was parked; its events have been applied."""
+    await session.execute(_SQL["unpark"], workflow_id)
+    await session.execute(_SQL["unmark"], workflow_id)
+
+
+def _row(item: ParkedEntry) -> tuple[Any, ...]:
+    entry = item.entry
+    return (
+        entry.partition,
+        entry.seq,
+        text(entry.entry_id),
+        text(entry.workflow_id),
+        _fitting(entry.version),
+        text(entry.type),
+        text(entry.traceparent),
+        entry.data,
+        text(item.reason),
+    )
+
+
+def _fitting(version: int) -> int:
+    return min(version, _MAX_BIGINT)

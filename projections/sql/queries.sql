@@ -1,0 +1,87 @@
+-- name: workflows
+SELECT * FROM tailrace.workflows
+WHERE ($1::text[] IS NULL OR status = ANY ($1))
+  AND ($2::text IS NULL OR type = $2)
+  AND ($3::jsonb IS NULL OR labels @> $3)
+  AND ($4::text IS NULL OR name ILIKE $4 OR description ILIKE $4 OR workflow_id LIKE $5)
+  AND ($6::boolean IS NULL OR (stall IS NOT NULL) = $6)
+  AND ($7::timestamptz IS NULL OR (created_at, workflow_id) < ($7, $8::text))
+ORDER BY created_at DESC, workflow_id DESC
+LIMIT $9
+
+-- name: workflow
+SELECT w.*, coalesce(
+    (SELECT jsonb_object_agg(s.stage, s.output ORDER BY s.ordinal) FROM tailrace.stages AS s
+     WHERE s.workflow_id = w.workflow_id AND s.output_attempt IS NOT NULL), '{}'
+) AS stage_outputs
+FROM tailrace.workflows AS w
+WHERE w.workflow_id = $1
+
+-- name: stages
+SELECT * FROM tailrace.stages WHERE workflow_id = $1 ORDER BY ordinal
+
+-- name: tasks
+SELECT * FROM tailrace.tasks WHERE workflow_id = $1 ORDER BY dispatched_at, stage, attempt
+
+-- name: events
+SELECT partition, entry_id, seq, workflow_id, version, type, traceparent, raw
+FROM tailrace.events WHERE workflow_id = $1 AND version > $2 ORDER BY version LIMIT $3
+
+-- name: log
+SELECT partition, entry_id, seq, workflow_id, version, type, traceparent, raw
+FROM tailrace.events WHERE partition = $1 AND seq > $2 ORDER BY seq LIMIT $3
+
+-- name: archived_version
+SELECT coalesce(max(version), 0) AS version FROM tailrace.events WHERE workflow_id = $1
+
+-- name: stalls
+SELECT * FROM tailrace.stalls
+WHERE (NOT $1::boolean OR cleared_at IS NULL)
+  AND ($2::text IS NULL OR workflow_id = $2)
+ORDER BY since DESC, workflow_id DESC, version DESC
+LIMIT $3
+
+-- name: parked
+SELECT * FROM tailrace.parked WHERE ($1::text IS NULL OR workflow_id = $1) ORDER BY partition, seq LIMIT $2
+
+-- name: overview
+SELECT
+    (SELECT coalesce(jsonb_object_agg(status, runs), '{}')
+     FROM (SELECT status, count(*) AS runs FROM tailrace.workflows GROUP BY status) AS s) AS by_status,
+    (SELECT count(*) FROM tailrace.workflows WHERE stall IS NOT NULL) AS stalled,
+    (SELECT count(DISTINCT workflow_id) FROM tailrace.parked) AS parked,
+    (SELECT coalesce(jsonb_object_agg(agent, open), '{}')
+     FROM (SELECT agent, count(*) AS open FROM tailrace.tasks WHERE finished_at IS NULL GROUP BY agent) AS t
+    ) AS open_tasks,
+    (SELECT count(*) FROM tailrace.workflows WHERE created_at > now() - interval '1 hour') AS created_last_hour,
+    (SELECT count(*) FROM tailrace.workflows
+     WHERE status = 'completed' AND completed_at > now() - interval '1 hour') AS completed_last_hour
+
+-- name: agent_stats
+SELECT
+    a.agent,
+    count(*) AS tasks,
+    count(*) FILTER (WHERE t.finished_at IS NULL) AS open,
+    count(*) FILTER (WHERE t.status = 'completed') AS completed,
+    count(*) FILTER (WHERE t.status = 'failed') AS failed,
+    count(*) FILTER (WHERE t.status = 'cancelled') AS cancelled,
+    (avg((t.status = 'completed')::integer) FILTER (WHERE t.status IN ('completed', 'failed')))::double precision
+        AS success_rate,
+    count(*) FILTER (WHERE t.deliveries > 1) AS redelivered,
+    avg(extract(epoch FROM t.started_at - t.dispatched_at))::double precision AS mean_wait_seconds,
+    avg(extract(epoch FROM t.finished_at - t.started_at))::double precision AS mean_run_seconds
+FROM (SELECT DISTINCT agent FROM tailrace.tasks WHERE $1::text IS NULL OR agent = $1) AS a
+CROSS JOIN LATERAL (
+    SELECT * FROM tailrace.tasks AS latest WHERE latest.agent = a.agent ORDER BY latest.dispatched_at DESC LIMIT $2
+) AS t
+GROUP BY a.agent
+ORDER BY a.agent
+
+-- name: checkpoints
+SELECT c.*, nullif(p.owner, '') AS owner, p.epoch, p.problem
+FROM tailrace.checkpoints AS c JOIN tailrace.partitions AS p USING (partition)
+ORDER BY c.partition, c.projection
+
+-- name: trim_mark
+SELECT min(confirmed_seq) AS seq, (array_agg(confirmed_position ORDER BY confirmed_seq))[1] AS position
+FROM tailrace.checkpoints WHERE partition = $1

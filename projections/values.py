@@ -1,0 +1,73 @@
+"""Values on their way into Postgres, which can't hold all that Python can.
+
+`jsonb` refuses U+0000 and unpaired surrogates, text refuses U+0000. A derived JSON value that can't be held becomes
+null (the raw bytes of its event are kept); text gets U+FFFD in the place of what can't be held.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime
+from typing import Any, Final
+
+import msgspec
+
+from tailrace.core.clock import to_datetime
+
+_encode = msgspec.json.Encoder().encode
+#: An escaped NUL: an odd number of backslashes before `u0000`.
+_NUL: Final = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
+
+
+def jsonb(value: Any) -> str | None:
+    """JSON text that Postgres can hold, or None."""
+    try:
+        data = _encode(value)
+        if b"\\u0000" in data and _NUL.search(data):
+            return None
+        return data.decode()
+    except (TypeError, ValueError, NotImplementedError, RecursionError, OverflowError, msgspec.MsgspecError):
+        return None
+
+
+def text(value: str) -> str:
+    """Text that Postgres can hold."""
+    if "\x00" in value:
+        value = value.replace("\x00", "\ufffd")
+    if not value.isascii():
+        value = value.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
+    return value
+
+
+def cleaned(value: Any) -> Any:
+    """A builtin value with all its text made fit: for what must be shown, even if not byte for byte."""
+    match value:
+        case str():
+            return text(value)
+        case dict():
+            return {text(str(key)): cleaned(item) for key, item in value.items()}
+        case list() | tuple():
+            return [cleaned(item) for item in value]
+        case _:
+            return value
+
+
+def shown(value: Any) -> str | None:
+    """JSON text of a struct that people must see: kept as it is where possible, else cleaned; None stays None."""
+    if value is None:
+        return None
+    return jsonb(value) or jsonb(cleaned(msgspec.to_builtins(value)))
+
+
+def time(at_us: int | None) -> datetime | None:
+    """An instant in microseconds since the epoch, as Postgres takes it."""
+    return None if at_us is None else to_datetime(at_us)
+
+
+def entry_time(entry_id: str) -> datetime | None:
+    """When an entry came into the log, by its id; None when the id doesn't tell."""
+    milliseconds = entry_id.partition("-")[0]
+    try:
+        return to_datetime(int(milliseconds) * 1000)
+    except (ValueError, OverflowError):
+        return None
