@@ -19,6 +19,21 @@ from tailrace.core.upcasting import schema_of, upcast
 #: Values inside an event: larger ones belong into an artifact.
 INLINE_LIMIT_BYTES: Final = 8 * 1024
 
+#: How deep lists and objects may be nested in a value that comes from outside: far below what any decoder refuses.
+MAX_DEPTH: Final = 100
+
+#: What reading arbitrary bytes may raise: besides msgspec's own errors those of text that is no UTF-8, of values that are
+#: nested too deep, and of upcasters that do not find what they expect.
+_UNREADABLE: Final = (
+    msgspec.MsgspecError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    OverflowError,
+    RecursionError,
+)
+
 T = TypeVar("T")
 
 _encoder = msgspec.msgpack.Encoder()
@@ -83,7 +98,7 @@ def decode_event(event_type: str, data: bytes) -> DecodedEvent:
         else:
             fields = msgspec.msgpack.decode(envelope.event, type=dict[str, Any])
             event = msgspec.convert(upcast(event_type, envelope.schema, fields), EVENTS[event_type])
-    except (msgspec.MsgspecError, KeyError) as error:
+    except _UNREADABLE as error:
         raise Undecodable(f"{event_type} can't be read: {error}") from error
     return DecodedEvent(at=envelope.at, event=event, command=envelope.command)
 
@@ -98,7 +113,7 @@ def decode_command(record: CommandRecord) -> Command:
     """The command behind a record; raises `Undecodable`."""
     try:
         command: Command = _commands[record.type].decode(record.payload)
-    except (msgspec.MsgspecError, KeyError) as error:
+    except _UNREADABLE as error:
         raise Undecodable(f"command {record.type!r} can't be read: {error}") from error
     return command
 
@@ -107,47 +122,69 @@ def decode_report(data: bytes) -> Report:
     """The field `data` of a report entry; raises `Undecodable`, also for values that must not enter the log."""
     try:
         report = _reports.decode(data)
-    except msgspec.MsgspecError as error:
+    except _UNREADABLE as error:
         raise Undecodable(f"report can't be read: {error}") from error
+    fields = msgspec.structs.asdict(report)
+    if report.error is not None:
+        fields["error"] = msgspec.structs.asdict(report.error)
     try:
-        check_value(msgspec.to_builtins(report))
+        check_value(fields)
     except InvalidInput as error:
         raise Undecodable(str(error)) from error
     return report
 
 
-def check_value(value: Any, pointer: str = "") -> None:
-    """Refuse what a JSON document in Postgres can't hold; raises `InvalidInput` naming the place.
+def check_value(value: Any, pointer: str = "", *, depth: int = 0) -> None:
+    """Refuse what a JSON document in Postgres can't hold; raises `InvalidInput` naming the place (RFC 6901).
 
     Source: Postgres `jsonb` refuses U+0000, non-finite numbers and unpaired surrogates.
     """
+    if depth > MAX_DEPTH:
+        raise InvalidInput(f"{pointer[:40]}…: values are nested over {MAX_DEPTH} deep")
     match value:
-        case str():
-            if "\x00" in value:
-                raise InvalidInput(f"{pointer or '/'}: text holds a NUL character")
-            if not value.isascii():
-                try:
-                    value.encode()
-                except UnicodeEncodeError:
-                    raise InvalidInput(f"{pointer or '/'}: text holds a lone surrogate") from None
-        case float():
-            if not math.isfinite(value):
-                raise InvalidInput(f"{pointer or '/'}: {value} is not a finite number")
         case dict():
             for key, item in value.items():
                 if not isinstance(key, str):
                     raise InvalidInput(f"{pointer or '/'}: the key {key!r} is not text")
-                check_value(key, pointer)
-                check_value(item, f"{pointer}/{key}")
+                _check_scalar(key, pointer)
+                check_value(item, f"{pointer}/{key.replace('~', '~0').replace('/', '~1')}", depth=depth + 1)
         case list() | tuple():
             for index, item in enumerate(value):
-                check_value(item, f"{pointer}/{index}")
-        case bytes() | bytearray() | memoryview():
-            raise InvalidInput(f"{pointer or '/'}: raw bytes don't fit into JSON; store them as an artifact")
-        case int() if not -(2**63) <= value < 2**64:
-            raise InvalidInput(f"{pointer or '/'}: {value} is out of the range of 64 bits")
+                check_value(item, f"{pointer}/{index}", depth=depth + 1)
         case _:
+            _check_scalar(value, pointer)
+
+
+def _check_scalar(value: Any, pointer: str) -> None:
+    problem = ""
+    match value:
+        case str():
+            if "\x00" in value:
+                problem = "text holds a NUL character"
+            elif not _is_unicode(value):
+                problem = "text holds a lone surrogate"
+        case float():
+            if not math.isfinite(value):
+                problem = f"{value} is not a finite number"
+        case int():
+            if not -(2**63) <= value < 2**64:
+                problem = f"{value} is out of the range of 64 bits"
+        case bytes() | bytearray() | memoryview():
+            problem = "raw bytes don't fit into JSON; store them as an artifact"
+        case None:
             pass
+        case _:
+            problem = f"a {type(value).__name__} is not a JSON value"
+    if problem:
+        raise InvalidInput(f"{pointer or '/'}: {problem}")
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def encode_value(value: Any, what: str) -> bytes:
@@ -166,7 +203,7 @@ def decode(data: bytes, cls: type[T]) -> T:
     """msgpack to `cls`; raises `Undecodable`."""
     try:
         return msgspec.msgpack.decode(data, type=cls)
-    except msgspec.MsgspecError as error:
+    except _UNREADABLE as error:
         raise Undecodable(f"{cls.__name__} can't be read: {error}") from error
 
 

@@ -16,8 +16,10 @@ import msgspec
 from tailrace.core.errors import Undecodable
 
 _IDEMPOTENCY = uuid.UUID("6f1c7f2e-6f7a-5a0d-9f0e-2d9d3c3b7a51")
-_TASK = re.compile(r"^(?P<workflow>[^:\[\]]+):(?P<stage>[^:\[\]]+)(?:\[(?P<item>\d+)\])?:(?P<attempt>[1-9]\d*)$")
-_TRACEPARENT = re.compile(r"^00-(?P<trace>[0-9a-f]{32})-(?P<span>[0-9a-f]{16})-(?P<flags>[0-9a-f]{2})$")
+_TASK = re.compile(
+    r"(?P<workflow>[^:\[\]]+):(?P<stage>[^:\[\]]+)(?:\[(?P<item>0|[1-9][0-9]{0,8})\])?:(?P<attempt>[1-9][0-9]{0,8})"
+)
+_TRACEPARENT = re.compile(r"00-(?P<trace>[0-9a-f]{32})-(?P<span>[0-9a-f]{16})-(?P<flags>[0-9a-f]{2})")
 
 
 class TaskId(msgspec.Struct, frozen=True, kw_only=True):
@@ -35,7 +37,7 @@ class TaskId(msgspec.Struct, frozen=True, kw_only=True):
     @classmethod
     def parse(cls, text: str) -> TaskId:
         """Read a task id back; raises `Undecodable`."""
-        match = _TASK.match(text)
+        match = _TASK.fullmatch(text)
         if match is None:
             raise Undecodable(f"{text!r} is not a task id")
         item = match["item"]
@@ -83,11 +85,11 @@ def traceparent(trace_id: str, span: str) -> str:
 
 def trace_id_of(header: str) -> str | None:
     """The trace id in a `traceparent`; None when it is not a valid one."""
-    match = _TRACEPARENT.match(header)
+    match = _TRACEPARENT.fullmatch(header)
     return match["trace"] if match and match["trace"] != "0" * 32 and match["span"] != "0" * 16 else None
 
 
 def span_id_of(header: str) -> str | None:
     """The parent span's id in a `traceparent`; None when it is not a valid one."""
-    match = _TRACEPARENT.match(header)
+    match = _TRACEPARENT.fullmatch(header)
     return match["span"] if match else None

@@ -6,9 +6,9 @@ import pytest
 
 from tailrace.core.clock import to_us
 from tailrace.core.partitioning import partition_of
-from tailrace.core.store.memory import Limits, MemoryBackend
+from tailrace.core.store.memory import MemoryBackend
 from tailrace.core.store.memory.partition import RawReport
-from tailrace.core.store.port import LeaseKeeper, TaskQueue, WorkflowStore
+from tailrace.core.store.port import LeaseKeeper, Limits, TaskQueue, WorkflowStore
 from tailrace.core.testing.clock import settle
 from tailrace.core.testing.conformance import Harness, StoreSuite, TaskQueueSuite
 

@@ -9,8 +9,8 @@ from msgspec.structs import replace
 
 from tailrace.core.clock import to_us
 from tailrace.core.partitioning import partition_of
-from tailrace.core.store.memory.partition import Limits, Partition
-from tailrace.core.store.port import WorkerBeat
+from tailrace.core.store.memory.partition import Partition
+from tailrace.core.store.port import Limits, WorkerBeat
 from tailrace.core.testing.clock import ManualClock, Signal
 from tailrace.core.workflow.definition import Pipeline
 

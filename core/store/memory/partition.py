@@ -14,22 +14,10 @@ from tailrace.core.commands import Report
 from tailrace.core.errors import Undecodable
 from tailrace.core.events import Failure
 from tailrace.core.store.memory.streams import EntryId, Pending, Stream, TaskEntry, TaskName, TaskStream, spell
-from tailrace.core.store.port import ReportEntry
+from tailrace.core.store.port import Limits, ReportEntry
 
 #: How many parked reports are kept.
 PARKED_LIMIT: Final = 1000
-
-
-class Limits(msgspec.Struct, frozen=True, kw_only=True):
-    """The times and counts that a back end keeps, in seconds.
-
-    A poll that finds the pulse older than `pulse_seconds` gives every lease and timer a grace of one lease.
-    """
-
-    lease_seconds: float = 3.0
-    owner_seconds: float = 3.0
-    pulse_seconds: float = 1.5
-    delivery_limit: int = 5
 
 
 @dataclass(slots=True, kw_only=True)

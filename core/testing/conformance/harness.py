@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-from tailrace.core.errors import NotFound
 from tailrace.core.partitioning import partition_of
-from tailrace.core.store.memory import Limits
-from tailrace.core.store.port import LeaseKeeper, TaskQueue, WorkflowStore
+from tailrace.core.store.port import LeaseKeeper, Limits, TaskQueue, WorkflowStore
 
 
 class Harness(Protocol):
@@ -75,12 +73,3 @@ async def _timers(store: WorkflowStore, partition: int, now: int) -> list[Any]:
     """Due timers and the next one; whether the partition rests shows in neither."""
     due, next_due = await store.due_timers(partition, count=1000)
     return [*due, next_due if next_due is not None and next_due > now else None]
-
-
-async def knows_definition(store: WorkflowStore, content_hash: str) -> bool:
-    """True when the store has the definition."""
-    try:
-        await store.pipeline(content_hash)
-    except NotFound:
-        return False
-    return True
