@@ -1,0 +1,33 @@
+"""What every route needs of a request: its body, and who sent it."""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+from tailrace.gateway.problems import Refusal
+
+
+async def body_of(request: web.Request) -> bytes:
+    """The body of a JSON request; raises `Refusal` (415) for another content type, and 413 for one that is too large.
+
+    Only a declared JSON body is read: a web page of another origin can't send one without asking first.
+    """
+    limit = request.client_max_size
+    if request.content_length is not None and request.content_length > limit:
+        raise web.HTTPRequestEntityTooLarge(max_size=limit, actual_size=request.content_length)
+    if not (request.content_type == "application/json" or request.content_type.endswith("+json")):
+        raise Refusal(415, "unsupported-media-type", "send the body with `Content-Type: application/json`")
+    return await request.read()
+
+
+async def optional_body_of(request: web.Request) -> bytes:
+    """The same, where a body may be left out: nothing is `{}`."""
+    if not request.body_exists:
+        return b"{}"
+    return await body_of(request)
+
+
+def bearer_of(request: web.Request) -> str:
+    """The bearer token of the request, "" when there is none."""
+    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else ""
