@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 
 import asyncpg
 
@@ -16,6 +17,7 @@ from tailrace.projections.session import UNAVAILABLE, Session, connect, unavaila
 from tailrace.projections.sql import migrations, statements
 
 _SQL = statements("migrate")
+_log = logging.getLogger(__name__)
 
 #: How long to wait for another process that migrates.
 MIGRATION_SECONDS = 300.0
@@ -39,8 +41,8 @@ async def migrate(url: str, *, instance_id: str, partitions: int) -> list[str]:
             applied = await _apply(connection)
             await _claim(connection, instance_id, partitions)
         return applied
-    except asyncpg.InsufficientPrivilegeError as error:
-        raise ConfigurationError(f"the Postgres user may not make the schema 'tailrace': {error}") from error
+    except asyncpg.SyntaxOrAccessError as error:  # a missing privilege, too
+        raise ConfigurationError(f"the schema 'tailrace' can't be made in this database: {error}") from error
     except UNAVAILABLE as error:
         raise unavailable(error) from error
     finally:
@@ -49,10 +51,13 @@ async def migrate(url: str, *, instance_id: str, partitions: int) -> list[str]:
 
 async def wait_migrated(url: str, *, instance_id: str, partitions: int, retry_seconds: float = 1.0) -> list[str]:
     """Like `migrate`, but waits for a Postgres that is not there yet."""
+    said = False
     while True:
         try:
             return await migrate(url, instance_id=instance_id, partitions=partitions)
-        except ReadModelUnavailable:
+        except ReadModelUnavailable as error:
+            _log.log(logging.DEBUG if said else logging.WARNING, "waiting for Postgres: %s", error)
+            said = True
             await asyncio.sleep(retry_seconds)
 
 

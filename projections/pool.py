@@ -104,9 +104,10 @@ class Pool:
 
     async def _prepare(self, connection: asyncpg.Connection[asyncpg.Record]) -> None:
         """Let JSON come decoded, and refuse the read model of another namespace: its rows would look like ours."""
-        await connection.set_type_codec(
-            "jsonb", schema="pg_catalog", encoder=_to_json, decoder=msgspec.json.decode, format="text"
-        )
+        for name in ("json", "jsonb"):
+            await connection.set_type_codec(
+                name, schema="pg_catalog", encoder=_to_json, decoder=msgspec.json.decode, format="text"
+            )
         if self._instance_id is None:
             return
         found = await connection.fetchval(_IDENTITY, timeout=CONNECT_SECONDS)

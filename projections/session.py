@@ -85,9 +85,11 @@ def is_poison(error: BaseException) -> bool:
 
 
 def unavailable(error: BaseException) -> ReadModelUnavailable:
-    """The error for callers of the read model: says what failed, without statements or addresses."""
+    """The error for callers of the read model: says what failed, without addresses."""
     if isinstance(error, TimeoutError):
         return ReadModelUnavailable("Postgres did not answer in time, or all its connections are busy")
+    if isinstance(error, asyncpg.PostgresError):
+        return ReadModelUnavailable(f"Postgres is not available: {error}")
     return ReadModelUnavailable(f"Postgres is not available: {type(error).__name__}")
 
 

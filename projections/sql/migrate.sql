@@ -19,7 +19,7 @@ SELECT version, name, checksum FROM tailrace.migrations ORDER BY version
 INSERT INTO tailrace.migrations (version, name, checksum) VALUES ($1, $2, $3)
 
 -- name: identify
-INSERT INTO tailrace.identity (instance_id, partitions) VALUES ($1, $2) ON CONFLICT (only) DO NOTHING
+INSERT INTO tailrace.identity (instance_id, partitions) VALUES ($1, $2) ON CONFLICT (single) DO NOTHING
 
 -- name: identity
 SELECT instance_id, partitions FROM tailrace.identity

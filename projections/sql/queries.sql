@@ -11,7 +11,7 @@ LIMIT $9
 
 -- name: workflow
 SELECT w.*, coalesce(
-    (SELECT jsonb_object_agg(s.stage, s.output ORDER BY s.ordinal) FROM tailrace.stages AS s
+    (SELECT json_object_agg(s.stage, s.output ORDER BY s.ordinal) FROM tailrace.stages AS s
      WHERE s.workflow_id = w.workflow_id AND s.output_attempt IS NOT NULL), '{}'
 ) AS stage_outputs
 FROM tailrace.workflows AS w

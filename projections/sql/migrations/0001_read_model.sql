@@ -3,7 +3,7 @@
 
 -- Which store this database belongs to; written once.
 CREATE TABLE tailrace.identity (
-    only        boolean PRIMARY KEY DEFAULT true CHECK (only),
+    single      boolean PRIMARY KEY DEFAULT true CHECK (single),
     instance_id text NOT NULL,
     partitions  integer NOT NULL,
     made_at     timestamptz NOT NULL DEFAULT now()
