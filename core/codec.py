@@ -12,7 +12,7 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from tailrace.core.commands import COMMANDS, Command, Report
-from tailrace.core.errors import InvalidInput, Undecodable
+from tailrace.core.errors import FieldError, InvalidInput, Undecodable
 from tailrace.core.events import EVENTS, Event
 from tailrace.core.upcasting import schema_of, upcast
 
@@ -140,12 +140,12 @@ def check_value(value: Any, pointer: str = "", *, depth: int = 0) -> None:
     Source: Postgres `jsonb` refuses U+0000, non-finite numbers and unpaired surrogates.
     """
     if depth > MAX_DEPTH:
-        raise InvalidInput(f"{pointer[:40]}…: values are nested over {MAX_DEPTH} deep")
+        raise _refused(pointer, f"values are nested over {MAX_DEPTH} deep")
     match value:
         case dict():
             for key, item in value.items():
                 if not isinstance(key, str):
-                    raise InvalidInput(f"{pointer or '/'}: the key {key!r} is not text")
+                    raise _refused(pointer, f"the key {key!r} is not text")
                 _check_scalar(key, pointer)
                 check_value(item, f"{pointer}/{key.replace('~', '~0').replace('/', '~1')}", depth=depth + 1)
         case list() | tuple():
@@ -176,7 +176,13 @@ def _check_scalar(value: Any, pointer: str) -> None:
         case _:
             problem = f"a {type(value).__name__} is not a JSON value"
     if problem:
-        raise InvalidInput(f"{pointer or '/'}: {problem}")
+        raise _refused(pointer, problem)
+
+
+def _refused(pointer: str, problem: str) -> InvalidInput:
+    # Of a place that is nested without end the beginning says enough.
+    pointer = pointer if len(pointer) <= 200 else f"{pointer[:200]}…"
+    return InvalidInput(f"{pointer or '/'}: {problem}", [FieldError(pointer=pointer, detail=problem)])
 
 
 def _is_unicode(text: str) -> bool:

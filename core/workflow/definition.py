@@ -13,10 +13,11 @@ from typing import Annotated, Any, Final
 
 import msgspec
 
+from tailrace.core.codec import check_value
 from tailrace.core.errors import FieldError, InvalidInput
 
 MAX_STAGES: Final = 200
-_NAME = re.compile(r"^[a-z][a-z0-9_-]{0,63}$")
+_NAME = re.compile(r"[a-z][a-z0-9_-]{0,63}")
 
 Seconds = Annotated[float, msgspec.Meta(gt=0, le=366 * 86400)]
 
@@ -106,20 +107,24 @@ def parse_definition(document: Any) -> Definition:
 
 def validate(definition: Definition) -> None:
     """Check what types can't say; raises `InvalidInput` listing everything that is wrong."""
+    try:
+        check_value(msgspec.to_builtins(definition))
+    except InvalidInput as error:
+        raise InvalidInput(f"the definition can't be stored: {error}", error.errors) from error
     errors = list(_problems(definition))
     if not errors:
-        unreachable = {stage.name for stage in definition.stages} - set(_topological(definition))
+        circular = _circular(definition)
         errors = [
             FieldError(pointer=f"/stages/{index}/needs", detail=f"stage {stage.name!r} needs itself, through a circle")
             for index, stage in enumerate(definition.stages)
-            if stage.name in unreachable
+            if stage.name in circular
         ]
     if errors:
         raise InvalidInput(f"the definition {definition.name!r} is not valid", errors)
 
 
 def _problems(definition: Definition) -> Iterator[FieldError]:
-    if not _NAME.match(definition.name):
+    if not _NAME.fullmatch(definition.name):
         yield FieldError(pointer="/name", detail="a name is a-z, 0-9, '_' and '-', starts with a letter, up to 64")
     if not 1 <= len(definition.stages) <= MAX_STAGES:
         yield FieldError(pointer="/stages", detail=f"a definition has 1 to {MAX_STAGES} stages")
@@ -129,16 +134,25 @@ def _problems(definition: Definition) -> Iterator[FieldError]:
     known = {stage.name for stage in definition.stages}
     for index, stage in enumerate(definition.stages):
         at = f"/stages/{index}"
-        if not _NAME.match(stage.name):
+        if not _NAME.fullmatch(stage.name):
             yield FieldError(pointer=f"{at}/name", detail=f"{stage.name!r} is not a name for a stage")
         if stage.name in names:
             yield FieldError(pointer=f"{at}/name", detail=f"there are two stages {stage.name!r}")
         names.add(stage.name)
-        if not _NAME.match(stage.agent):
+        if not _NAME.fullmatch(stage.agent):
             yield FieldError(pointer=f"{at}/agent", detail=f"{stage.agent!r} is not a name for an agent")
         for position, need in enumerate(stage.needs):
             if need not in known:
                 yield FieldError(pointer=f"{at}/needs/{position}", detail=f"there is no stage {need!r}")
+
+
+def _circular(definition: Definition) -> set[str]:
+    """Stages of a circle, or between two circles; those that only wait for a circle are not to blame."""
+    ordered = set(_topological(definition))
+    left = {stage.name: stage.needs for stage in definition.stages if stage.name not in ordered}
+    while ends := left.keys() - {need for needs in left.values() for need in needs}:
+        left = {name: needs for name, needs in left.items() if name not in ends}
+    return set(left)
 
 
 def _topological(definition: Definition) -> list[str]:
