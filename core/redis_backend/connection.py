@@ -99,6 +99,9 @@ class Client:
             settings.url, socket_timeout=MAX_BLOCK_SECONDS + BLOCK_GRACE_SECONDS, **common
         )
         self.blocking = redis.asyncio.Redis.from_pool(blocking)
+        # Replies stay as they come: the driver's readers differ between its versions, and cost as much as the call.
+        self.plain.response_callbacks.clear()
+        self.blocking.response_callbacks.clear()
 
     async def aclose(self) -> None:
         """Close every connection."""
@@ -182,6 +185,7 @@ class ThreadClient:
             max_connections=1,
             client_name="tailrace-leases",
         )
+        self._redis.response_callbacks.clear()
 
     def close(self) -> None:
         """Close the connection."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from tailrace.core.partitioning import partition_of
+from tailrace.core.redis_backend.replies import pairs
 from tailrace.core.store.port import OpenEntry, PartitionFacts, Queue, WorkerBeat
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ _AHEAD_LIMIT: Final = 10_000
 async def open_entries(store: RedisStore, workflow_id: str) -> list[OpenEntry]:
     """Where each open task of a run is: queued, delivered, or gone."""
     part = store.keys.partition(partition_of(workflow_id, store.partitions))
-    fields = await store.client.command("HGETALL", part.workflow(workflow_id))
+    fields = pairs(await store.client.command("HGETALL", part.workflow(workflow_id)))
     entries = []
     for name, value in fields.items():
         if name.startswith(b"t:"):
@@ -64,12 +65,7 @@ async def _pending(store: RedisStore, stream: str, group: str, start: str, end: 
     rows = reply[0]
     if isinstance(rows, Exception):
         return []
-    return [
-        (row["message_id"], row["consumer"], row["time_since_delivered"], row["times_delivered"])
-        if isinstance(row, dict)
-        else row
-        for row in rows
-    ]
+    return list(rows)
 
 
 async def owner_of_entry(store: RedisStore, partition: int, place: str) -> tuple[str, str]:
@@ -80,7 +76,7 @@ async def owner_of_entry(store: RedisStore, partition: int, place: str) -> tuple
     _, _, entry_id = place.rpartition(" ")
     part = store.keys.partition(partition)
     for workflow_id in await store.open_workflows(partition, count=1_000_000):
-        fields = await store.client.command("HGETALL", part.workflow(workflow_id))
+        fields = pairs(await store.client.command("HGETALL", part.workflow(workflow_id)))
         for name, value in fields.items():
             if name.startswith(b"t:") and value.decode().endswith(f" {entry_id}"):
                 return workflow_id, name[2:].decode()
@@ -108,10 +104,10 @@ async def _queue(store: RedisStore, agent: str, partition: int) -> Queue:
         if isinstance(summary, Exception):
             has_group = False
         else:
-            held = int(summary["pending"])
-            for consumer in summary["consumers"] or []:
-                name = consumer["name"].decode()
-                by_worker[name] = by_worker.get(name, 0) + int(consumer["pending"])
+            held = int(summary[0])
+            for consumer, count in summary[3] or ():
+                name = consumer.decode()
+                by_worker[name] = by_worker.get(name, 0) + int(count)
         pending_count += held
         backlog += int(length) - held
         if first and not isinstance(first, Exception):

@@ -9,6 +9,7 @@ from typing import Any, Final
 import msgspec
 from redis.exceptions import RedisError
 
+from tailrace.core.clock import to_us
 from tailrace.core.codec import decode, decode_report, encode, encode_event
 from tailrace.core.errors import (
     IdentityMismatch,
@@ -24,10 +25,13 @@ from tailrace.core.partitioning import partition_of
 from tailrace.core.redis_backend import inspection, scripts
 from tailrace.core.redis_backend.connection import MAX_BLOCK_SECONDS, Argument, Call, Client, RedisSettings, translate
 from tailrace.core.redis_backend.keys import Keys
+from tailrace.core.redis_backend.replies import Fields, info, microseconds, pairs, stream_entries
+from tailrace.core.store.checks import check_append
 from tailrace.core.store.port import (
     Append,
     Appended,
     Head,
+    Limits,
     OpenEntry,
     Ownership,
     PartitionFacts,
@@ -43,18 +47,6 @@ from tailrace.core.workflow.state import WorkflowState
 
 SCHEMA_VERSION: Final = 1
 PARKED_LIMIT: Final = 10_000
-
-
-class Limits(msgspec.Struct, frozen=True, kw_only=True):
-    """Times by which the store judges who is gone, in seconds, and how often a task is delivered at most.
-
-    A poll that comes `pulse_seconds` late shows that the store was away; then everybody has one lease of grace.
-    """
-
-    lease_seconds: float = 3.0
-    pulse_seconds: float = 1.5
-    owner_seconds: float = 3.0
-    delivery_limit: int = 5
 
 
 class RedisStore:
@@ -120,7 +112,7 @@ class RedisStore:
 
     async def now(self) -> int:
         """Redis TIME, in microseconds since the epoch."""
-        return _time(await self.client.command("TIME"))
+        return microseconds(await self.client.command("TIME"))
 
     # Definitions
 
@@ -170,13 +162,13 @@ class RedisStore:
     async def definitions(self) -> dict[str, list[str]]:
         """Every name with its hashes, oldest first."""
         reply = await self.client.command("HGETALL", self.keys.definitions)
-        return {name.decode(): msgspec.json.decode(versions, type=list[str]) for name, versions in reply.items()}
+        return {name.decode(): msgspec.json.decode(versions, type=list[str]) for name, versions in pairs(reply).items()}
 
     # Workflows
 
     async def load(self, workflow_id: str) -> Snapshot | None:
         """One HGETALL; None also for the tombstone of an archived run."""
-        fields = await self.client.command("HGETALL", self._part(workflow_id).workflow(workflow_id))
+        fields = pairs(await self.client.command("HGETALL", self._part(workflow_id).workflow(workflow_id)))
         if not fields.get(b"s"):
             return None
         try:
@@ -197,6 +189,8 @@ class RedisStore:
 
     async def append(self, appends: Sequence[Append]) -> list[Appended]:
         """One script call each, all in one round trip."""
+        for append in appends:
+            check_append(append)
         calls = [self._append_call(append) for append in appends]
         return [_appended(reply) for reply in await self.client.calls(calls)]
 
@@ -242,10 +236,9 @@ class RedisStore:
         block = max(1, round(min(block_seconds, MAX_BLOCK_SECONDS) * 1000))
         key = self._parts[partition].reports
         reply = await self.client.block("XREAD", "COUNT", count, "BLOCK", block, "STREAMS", key, "0-0")
-        entries = _stream_entries(reply)
-        return [await self._report(partition, entry_id, fields) for entry_id, fields in entries]
+        return [await self._report(partition, entry_id, fields) for entry_id, fields in stream_entries(reply)]
 
-    async def _report(self, partition: int, entry_id: str, fields: dict[bytes, bytes]) -> ReportEntry:
+    async def _report(self, partition: int, entry_id: str, fields: Fields) -> ReportEntry:
         workflow_id = fields.get(b"workflow", b"").decode(errors="replace")
         traceparent = fields.get(b"traceparent", b"").decode(errors="replace")
         try:
@@ -271,13 +264,16 @@ class RedisStore:
     async def due_timers(self, partition: int, *, count: int) -> tuple[list[TimerRef], int | None]:
         """Due timers and the time of the next one; updates the pulse."""
         part = self._parts[partition]
-        limits = [count, round(self.limits.lease_seconds * 1_000_000), round(self.limits.pulse_seconds * 1_000_000)]
-        following, *due = await self.client.call(scripts.TIMERS, [part.timers, part.pulse], limits)
+        following, *due = await self.client.call(scripts.TIMERS, [part.timers, part.pulse], self._poll_limits(count))
         timers = [
             TimerRef(name=name.decode(), due_at=round(float(score)))
             for name, score in zip(due[::2], due[1::2], strict=True)
         ]
         return timers, round(float(following)) if following else None
+
+    def _poll_limits(self, count: int) -> list[Argument]:
+        """How many, the lease, and when a poll shows that the store was away; in microseconds."""
+        return [count, to_us(self.limits.lease_seconds), to_us(self.limits.pulse_seconds)]
 
     # The log
 
@@ -289,7 +285,7 @@ class RedisStore:
             parts += ["BLOCK", max(1, round(min(block_seconds, MAX_BLOCK_SECONDS) * 1000))]
         send = self.client.block if block_seconds > 0 else self.client.command
         reply = await send(*parts, "STREAMS", key, after)
-        return [_raw_entry(partition, entry_id, fields) for entry_id, fields in _stream_entries(reply)]
+        return [_raw_entry(partition, entry_id, fields) for entry_id, fields in stream_entries(reply)]
 
     async def has_entry(self, partition: int, entry_id: str) -> bool:
         """XRANGE of one id."""
@@ -310,7 +306,7 @@ class RedisStore:
     async def overdue(self, partition: int, *, count: int) -> list[str]:
         """Open runs past their expectation."""
         part = self._parts[partition]
-        reply = await self.client.call(scripts.OVERDUE, [part.expect, part.pulse], [count])
+        reply = await self.client.call(scripts.OVERDUE, [part.expect, part.pulse], self._poll_limits(count))
         return [workflow_id.decode() for workflow_id in reply]
 
     async def postpone(self, workflow_id: str, *, version: int, expect_at: int) -> bool:
@@ -346,9 +342,9 @@ class RedisStore:
 
     async def fullness(self) -> float:
         """Used memory as a share of `maxmemory`."""
-        info = await self.client.command("INFO", "memory")
-        limit = int(info.get("maxmemory", 0))
-        return int(info["used_memory"]) / limit if limit else 0.0
+        memory = info(await self.client.command("INFO", "memory"))
+        limit = int(memory.get("maxmemory", 0))
+        return int(memory["used_memory"]) / limit if limit else 0.0
 
     def _part(self, workflow_id: str) -> Any:
         return self._parts[partition_of(workflow_id, self._partitions)]
@@ -419,15 +415,7 @@ def _appended(reply: Any) -> Appended:
     return Appended(outcome=outcome.decode(), version=int(version), seq=int(seq))
 
 
-def _stream_entries(reply: Any) -> list[tuple[str, dict[bytes, bytes]]]:
-    """The entries of an XREAD of one stream."""
-    if not reply:
-        return []
-    (_, entries) = reply[0]
-    return [(entry_id.decode(), fields or {}) for entry_id, fields in entries]
-
-
-def _raw_entry(partition: int, entry_id: str, fields: dict[bytes, bytes]) -> RawEntry:
+def _raw_entry(partition: int, entry_id: str, fields: Fields) -> RawEntry:
     """A log entry; what has no readable place in the log gets `seq` and `version` 0, for its reader to park."""
 
     def text(name: bytes) -> str:
@@ -444,8 +432,3 @@ def _raw_entry(partition: int, entry_id: str, fields: dict[bytes, bytes]) -> Raw
         traceparent=text(b"traceparent"),
         data=fields.get(b"data", b""),
     )
-
-
-def _time(reply: Any) -> int:
-    seconds, microseconds = reply
-    return int(seconds) * 1_000_000 + int(microseconds)

@@ -6,6 +6,7 @@ delivery count in memory only, and a restart of the server would forget it.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -20,9 +21,13 @@ from tailrace.core.redis_backend import scripts
 from tailrace.core.redis_backend.connection import MAX_BLOCK_SECONDS, Argument, Call, ThreadClient, translate
 from tailrace.core.redis_backend.inspection import FORGET_SECONDS
 from tailrace.core.redis_backend.keys import RELEASED
+from tailrace.core.redis_backend.replies import Fields, entries, pairs
 from tailrace.core.redis_backend.store import RedisStore, ensure_group
 from tailrace.core.store.port import Delivery, Renewal, TaskMessage, WorkerBeat
 from tailrace.core.workflow.history import output_key
+
+#: How long a worker with few free slots watches some of its streams before it looks at all of them again.
+WATCH_SECONDS: Final = 0.5
 
 BEAT_EXPIRY_MS: Final = FORGET_SECONDS * 1000
 _FINAL: Final = frozenset({"completed", "failed", "cancelled"})
@@ -46,36 +51,43 @@ class RedisTasks:
     async def take(self, free: int, *, block_seconds: float) -> list[Delivery]:
         """With a slot for every stream one blocking read of all of them; else one partition after the other.
 
-        COUNT counts per stream: asking all streams with too few slots would leave tasks waiting here with their lease running.
+        COUNT counts per stream: asking all streams with too few slots would leave tasks waiting here with their lease
+        running. So with few slots it waits on as many streams as there are slots, in turns, and looks at all in between.
         """
-        if free <= 0:
-            return []
         streams = self._streams()
-        if free < len(streams):
+        if free >= len(streams) and block_seconds > 0:
+            return await self._read(streams, free // len(streams), block_seconds)
+        deadline = time.monotonic() + block_seconds
+        while free > 0:
             taken = await self._take_nowait(free)
-            if taken or block_seconds <= 0:
+            left = deadline - time.monotonic()
+            if taken or left <= 0:
                 return taken
-            self._turn += 1
-            streams = [streams[(self._turn + offset) % len(streams)] for offset in range(free)]
-        parts: list[Argument] = ["XREADGROUP", "GROUP", self._agent, self._name, "COUNT", max(1, free // len(streams))]
-        if block_seconds > 0:
-            parts += ["BLOCK", max(1, round(min(block_seconds, MAX_BLOCK_SECONDS) * 1000))]
+            self._turn += free
+            watched = [streams[(self._turn + offset) % len(streams)] for offset in range(free)]
+            taken = await self._read(watched, 1, min(left, WATCH_SECONDS))
+            if taken:
+                return taken
+        return []
+
+    async def _read(self, streams: Sequence[tuple[int, str]], count: int, block_seconds: float) -> list[Delivery]:
+        """One blocking read of several streams, `count` from each at most."""
+        parts: list[Argument] = ["XREADGROUP", "GROUP", self._agent, self._name, "COUNT", count]
+        parts += ["BLOCK", max(1, round(min(block_seconds, MAX_BLOCK_SECONDS) * 1000))]
         parts += ["STREAMS", *(stream for _, stream in streams), *(">" for _ in streams)]
-        send = self._client.block if block_seconds > 0 else self._client.command
         try:
-            reply = await send(*parts)
+            reply = await self._client.block(*parts)
         except StoreCorrupt as error:
             if "NOGROUP" not in str(error):
                 raise
             await self.join()
             return []
         partition_of_stream = {stream: partition for partition, stream in streams}
-        deliveries = []
-        for key, entries in reply or []:
-            stream = key.decode()
-            for entry_id, fields in entries:
-                deliveries.append(_delivery(partition_of_stream[stream], stream, entry_id, fields, 1))
-        return deliveries
+        return [
+            _delivery(partition_of_stream[key.decode()], key.decode(), entry_id, fields, 1)
+            for key, found in reply or ()
+            for entry_id, fields in entries(found)
+        ]
 
     async def _take_nowait(self, free: int) -> list[Delivery]:
         deliveries: list[Delivery] = []
@@ -93,7 +105,7 @@ class RedisTasks:
                 continue
             for index, entry_id, fields in reply:
                 stream = keys[index - 1]
-                deliveries.append(_delivery(partition, stream, entry_id, _pairs(fields), 1))
+                deliveries.append(_delivery(partition, stream, entry_id.decode(), pairs(fields), 1))
         self._turn += 1
         return deliveries
 
@@ -124,7 +136,9 @@ class RedisTasks:
                 for lane in lanes:
                     await ensure_group(self._client, lane, self._agent)
             for index, entry_id, delivery, _former, fields in claimed:
-                deliveries.append(_delivery(partition, lanes[index - 1], entry_id, _pairs(fields), int(delivery)))
+                deliveries.append(
+                    _delivery(partition, lanes[index - 1], entry_id.decode(), pairs(fields), int(delivery))
+                )
         return deliveries
 
     async def report(self, reports: Sequence[tuple[Delivery, Report, str]]) -> list[bool]:
@@ -254,7 +268,7 @@ def _renew_calls(
         for delivery in group:
             index = lanes.index(delivery.stream) + 1
             args += (index, delivery.entry_id, delivery.delivery, delivery.message.task_id)
-        calls.append(([part.cancels, *lanes], args, group))
+        calls.append(([part.cancels, part.reports, *lanes], args, group))
     return calls
 
 
@@ -265,11 +279,7 @@ def _renewals(held: Sequence[Delivery], reply: Any) -> list[Renewal]:
     ]
 
 
-def _pairs(fields: Sequence[bytes]) -> dict[bytes, bytes]:
-    return dict(zip(fields[::2], fields[1::2], strict=True))
-
-
-def _delivery(partition: int, stream: str, entry_id: bytes, fields: dict[bytes, bytes], delivery: int) -> Delivery:
+def _delivery(partition: int, stream: str, entry_id: str, fields: Fields, delivery: int) -> Delivery:
     """A task as it was delivered; one whose bytes can't be read keeps the ids that can, for a report to name it."""
     try:
         message = decode(fields.get(b"data", b""), TaskMessage)
@@ -285,7 +295,7 @@ def _delivery(partition: int, stream: str, entry_id: bytes, fields: dict[bytes, 
     return Delivery(
         partition=partition,
         stream=stream,
-        entry_id=entry_id.decode(),
+        entry_id=entry_id,
         message=message,
         traceparent=fields.get(b"traceparent", b"").decode(errors="replace"),
         delivery=delivery,

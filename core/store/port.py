@@ -23,6 +23,19 @@ from tailrace.core.workflow.state import WorkflowState
 Priority = Literal["low", "medium", "high", "critical"]
 
 
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """Times by which a store judges who is gone, in seconds, and how often a task is delivered at most.
+
+    A poll that comes `pulse_seconds` after the one before shows that the store was away; then every lease and timer has a
+    grace of one lease.
+    """
+
+    lease_seconds: float = 3.0
+    pulse_seconds: float = 1.5
+    owner_seconds: float = 3.0
+    delivery_limit: int = 5
+
+
 class TaskMessage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What is in an agent's task stream. `inputs` names the outputs the task may read, as (stage, attempt)."""
 

@@ -1,15 +1,22 @@
 -- Renew leases: only of tasks that the caller still holds. Names those it lost, and those it must cancel.
 --
--- KEYS 1 cancels  2.. task streams
+-- KEYS 1 cancels  2 reports  3.. task streams
 -- ARGV 1 group  2 consumer  then (stream index, entry, delivery, task) for each
--- Returns one of 'ok', 'cancel', 'lost' for each. Needs no memory.
+-- Returns one of 'ok', 'cancel', 'lost' for each.
+--
+-- Claiming an entry that is gone makes the server forget who held it; so that is looked for first, and reported.
 
 if (#ARGV - 2) % 4 ~= 0 then error('TAILRACE ' .. #ARGV .. ' arguments') end
 local answers = {}
 for at = 3, #ARGV, 4 do
-  local stream, entry = KEYS[1 + tonumber(ARGV[at])], ARGV[at + 1]
+  local stream, entry = KEYS[2 + tonumber(ARGV[at])], ARGV[at + 1]
   local pending = redis.pcall('XPENDING', stream, ARGV[1], entry, entry, 1)
   if pending.err or #pending == 0 or pending[1][2] ~= ARGV[2] or tostring(pending[1][4]) ~= ARGV[at + 2] then
+    answers[#answers + 1] = 'lost'
+  elseif #redis.call('XRANGE', stream, entry, entry) == 0 then
+    redis.call('XACK', stream, ARGV[1], entry)
+    redis.call('XADD', KEYS[2], '*', 'workflow', '', 'task', '', 'traceparent', '', 'data', cmsgpack.pack(
+      {kind = 'lost', task_id = '', worker = ARGV[2], message = stream .. ' ' .. entry}))
     answers[#answers + 1] = 'lost'
   else
     redis.call('XCLAIM', stream, ARGV[1], ARGV[2], 0, entry, 'JUSTID')

@@ -1,0 +1,34 @@
+"""Replies of Redis as they come over the wire (RESP2), read in one place."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+Fields = dict[bytes, bytes]
+
+
+def pairs(flat: Sequence[bytes] | None) -> Fields:
+    """A flat list of names and values as a dict."""
+    return dict(zip(flat[::2], flat[1::2], strict=True)) if flat else {}
+
+
+def entries(reply: Any) -> list[tuple[str, Fields]]:
+    """Stream entries, as XRANGE gives them; a deleted one has no fields."""
+    return [(entry_id.decode(), pairs(fields)) for entry_id, fields in reply or ()]
+
+
+def stream_entries(reply: Any) -> list[tuple[str, Fields]]:
+    """The entries of an XREAD of one stream."""
+    return entries(reply[0][1]) if reply else []
+
+
+def microseconds(reply: Any) -> int:
+    """TIME, in microseconds since the epoch."""
+    return int(reply[0]) * 1_000_000 + int(reply[1])
+
+
+def info(reply: bytes) -> dict[str, str]:
+    """The lines of INFO."""
+    lines = (line for line in reply.decode().splitlines() if ":" in line)
+    return dict(line.split(":", 1) for line in lines)
