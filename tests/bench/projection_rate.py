@@ -16,7 +16,7 @@ from tailrace.core.ids import idempotent_workflow_id
 from tailrace.infra.embedded import EmbeddedPostgres
 from tailrace.projections.queries import Queries
 from tailrace.projections.runtime import Projector
-from tests.integration.projecting import RunLog
+from tests.integration.projections.run_log import RunLog
 
 CONCURRENT = 100
 
