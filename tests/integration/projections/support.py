@@ -10,11 +10,11 @@ from typing import Any
 
 import asyncpg
 import msgspec
+from tests.integration.projections.run_log import RunLog
 
 from tailrace.projections.partition import ReaderOptions
 from tailrace.projections.port import LogSource, Projection
 from tailrace.projections.runtime import Projector, ProjectorOptions
-from tests.integration.projections.run_log import RunLog
 
 PATIENCE_SECONDS = 20.0
 
@@ -92,7 +92,7 @@ async def until(condition: Callable[[], Awaitable[object]], *, seconds: float = 
     """Wait for a condition in the database, which nobody announces; gives the seconds it took."""
     begin = time.monotonic()
     async with asyncio.timeout(seconds):
-        while not await condition():
+        while not await condition():  # noqa: ASYNC110  the condition is in the database
             await asyncio.sleep(0.005)
     return time.monotonic() - begin
 
