@@ -58,13 +58,14 @@ class TaskDispatched(Event, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class TaskRedispatched(Event, frozen=True, kw_only=True, omit_defaults=True):
-    """The entry of an open task was gone; it was put into the stream again under the same id."""
+    """The entry of an open task was gone; it was put into the stream again under the same id, its time to start anew."""
 
     task_id: str
     stage: str
     attempt: int
     agent: str
     reason: str
+    start_due_at: int | None = None
 
 
 class TaskStarted(Event, frozen=True, kw_only=True, omit_defaults=True):

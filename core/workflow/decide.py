@@ -116,7 +116,7 @@ def _decide(pipeline: Pipeline, state: WorkflowState, command: Command, now: int
         case FlagStall():
             return _flag(state, command)
         case RedispatchTask(task_id=task_id, reason=reason):
-            return _redispatch(pipeline, state, task_id, reason)
+            return _redispatch(pipeline, state, task_id, reason, now)
         case _:
             raise TypeError(f"no decision is known for {type(command).__name__}")
 
@@ -153,9 +153,12 @@ def _advance(pipeline: Pipeline, state: WorkflowState, now: int) -> list[Event]:
         return []
     events: list[Event] = []
     for name, stage in state.stages.items():
-        if (stage.status == "pending" and all(
-            state.stages[need].status == "completed" for need in pipeline.stages[name].needs
-        )) or (stage.status == "running" and stage.task is None and stage.retry_at is not None and stage.retry_at <= now):
+        if (
+            stage.status == "pending"
+            and all(state.stages[need].status == "completed" for need in pipeline.stages[name].needs)
+        ) or (
+            stage.status == "running" and stage.task is None and stage.retry_at is not None and stage.retry_at <= now
+        ):
             events.append(_dispatch(pipeline, state, name, now))
     return events
 
@@ -181,7 +184,7 @@ def _apply_report(pipeline: Pipeline, state: WorkflowState, report: Report, now:
         return [ReportIgnored(task_id=report.task_id, report=report.kind, reason=found, worker=report.worker)]
     name, _, task = found
     if report.kind == "lost":
-        return _redispatch(pipeline, state, report.task_id, "entry-gone")
+        return _redispatch(pipeline, state, report.task_id, "entry-gone", now)
     events: list[Event] = []
     if _is_news_of_start(task, report):
         events.append(_start(pipeline, state, name, task, report, now))
@@ -223,7 +226,9 @@ def _open_task(state: WorkflowState, task_id: str) -> tuple[str, StageState, Ope
     except Undecodable:
         return "unknown-task"
     stage = state.stages.get(parsed.stage)
-    if stage is None or parsed.workflow_id != state.workflow_id or parsed.attempt > stage.attempt:
+    if stage is None or parsed.item is not None or parsed.workflow_id != state.workflow_id:
+        return "unknown-task"
+    if parsed.attempt > stage.attempt:
         return "unknown-task"
     if stage.task is None or stage.task.attempt != parsed.attempt:
         return "task-closed"
@@ -292,6 +297,8 @@ def _fail(pipeline: Pipeline, state: WorkflowState, name: str, error: Failure, *
 
 def _fire_timer(pipeline: Pipeline, state: WorkflowState, timer: FireTimer, now: int) -> list[Event]:
     """A timer that was cleared, moved or belongs to another attempt means nothing."""
+    # The store found it due, and it leaves with this decision: a clock that was set back since then must not drop it.
+    now = max(now, timer.due_at)
     stage = state.stages.get(timer.stage)
     if stage is None or state.terminal or state.status == "paused":
         return []
@@ -346,13 +353,23 @@ def _flag(state: WorkflowState, command: FlagStall) -> list[Event]:
     ]
 
 
-def _redispatch(pipeline: Pipeline, state: WorkflowState, task_id: str, reason: str) -> list[Event]:
+def _redispatch(pipeline: Pipeline, state: WorkflowState, task_id: str, reason: str, now: int) -> list[Event]:
     found = _open_task(state, task_id)
     if isinstance(found, str):
         return []
     name, _, task = found
-    agent = pipeline.stages[name].agent
-    return [TaskRedispatched(task_id=task_id, stage=name, attempt=task.attempt, agent=agent, reason=reason)]
+    stage = pipeline.stages[name]
+    base = now if state.paused_at is None else state.paused_at
+    return [
+        TaskRedispatched(
+            task_id=task_id,
+            stage=name,
+            attempt=task.attempt,
+            agent=stage.agent,
+            reason=reason,
+            start_due_at=None if stage.start_timeout_seconds is None else base + to_us(stage.start_timeout_seconds),
+        )
+    ]
 
 
 def _fold(state: WorkflowState, events: list[Event], at: int) -> WorkflowState:

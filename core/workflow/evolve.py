@@ -91,7 +91,16 @@ def _dispatched(state: WorkflowState, event: TaskDispatched, at: int) -> Workflo
 
 
 def _redispatched(state: WorkflowState, event: TaskRedispatched, at: int) -> WorkflowState:
-    stages = _task(state, event.stage, dispatched_at=at, started_at=None, due_at=None, worker="", delivery=0)
+    stages = _task(
+        state,
+        event.stage,
+        dispatched_at=at,
+        start_due_at=event.start_due_at,
+        started_at=None,
+        due_at=None,
+        worker="",
+        delivery=0,
+    )
     return replace(state, stages=stages)
 
 
