@@ -12,6 +12,7 @@ import asyncpg
 
 from tailrace.core.store.port import RawEntry
 from tailrace.projections.batch import Batch
+from tailrace.projections.fold import to_record
 from tailrace.projections.session import Session
 from tailrace.projections.sql import statements
 from tailrace.projections.values import entry_time, jsonb, text, time
@@ -59,6 +60,13 @@ async def earlier(session: Session, wanted: Mapping[str, int]) -> dict[str, list
 async def stretch(session: Session, partition: int, *, after: int, until: int, count: int) -> list[RawEntry]:
     """Archived entries of a partition with a `seq` over `after`, up to `until`, in order."""
     return [to_entry(row) for row in await session.fetch(_SQL["stretch"], partition, after, until, count)]
+
+
+async def derive(session: Session, entries: Sequence[RawEntry]) -> None:
+    """Derive again what could not be derived from events when they were archived; raises `Undecodable`."""
+    records = [to_record(entry) for entry in entries]
+    rows = [(record.workflow_id, record.version, time(record.at), jsonb(record.event)) for record in records]
+    await session.execute(_SQL["derive"], *zip(*rows, strict=True))
 
 
 def to_entry(row: asyncpg.Record) -> RawEntry:

@@ -111,8 +111,8 @@ def fold(
     return batch
 
 
-def rebuild_view(workflow_id: str, entries: Sequence[RawEntry]) -> RunView | None:
-    """The view of a run after these entries of its history; raises `Undecodable` when they can't be folded."""
+def replay(workflow_id: str, entries: Sequence[RawEntry]) -> Run:
+    """A run folded from its history's beginning; raises `Undecodable` when that can't be."""
     run = Run(workflow_id, None)
     for entry in entries:
         try:
@@ -121,7 +121,7 @@ def rebuild_view(workflow_id: str, entries: Sequence[RawEntry]) -> RunView | Non
             raise
         except Exception as error:
             raise Undecodable(f"{entry.type} of {workflow_id} can't be applied: {_name(error)}") from error
-    return run.view()
+    return run
 
 
 def _is_behind(parked: Mapping[str, int], entry: RawEntry) -> bool:

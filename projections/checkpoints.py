@@ -68,6 +68,13 @@ async def move(
         raise PartitionLost
 
 
+async def hold(session: Session, partition: int, epoch: int) -> None:
+    """Keep the checkpoints where they are until the transaction ends; raises `PartitionLost`."""
+    rows = await session.fetch(_SQL["hold"], partition)
+    if not rows or any(row["epoch"] != epoch for row in rows):
+        raise PartitionLost
+
+
 async def confirm(session: Session, partition: int, epoch: int) -> None:
     """Bring on disk what was committed so far, and say so in `confirmed_position`; raises `PartitionLost`."""
     async with session.transaction():

@@ -32,10 +32,15 @@ async def park(session: Session, batch: Batch) -> None:
         await session.execute(_SQL["mark"], stopped)
 
 
+async def last_parked_version(session: Session, workflow_id: str) -> int:
+    """The highest version of a parked run that came so far."""
+    version: int = await session.fetchval(_SQL["last_version"], workflow_id)
+    return version
+
+
 async def unpark(session: Session, workflow_id: str) -> None:
-    """Forget that a run was parked; its events have been applied."""
+    """Forget that a run was parked; its rows have been written anew."""
     await session.execute(_SQL["unpark"], workflow_id)
-    await session.execute(_SQL["unmark"], workflow_id)
 
 
 def _row(item: ParkedEntry) -> tuple[Any, ...]:

@@ -20,6 +20,7 @@ from tailrace.projections.checkpoints import PartitionLost, Place
 from tailrace.projections.continuity import check_dense, check_epoch, check_idle, check_resumes
 from tailrace.projections.ownership import Tenure
 from tailrace.projections.port import LogSource, Projection
+from tailrace.projections.redrive import retry_parked
 from tailrace.projections.session import UNAVAILABLE, Session, session
 from tailrace.projections.writer import Writer
 
@@ -91,6 +92,7 @@ class PartitionReader:
         parked = await parking.parked_runs(connection, self._partition)
         writer = Writer(connection, self._tenure, parked, views=self._options.views)
         place = await self._catch_up(connection, writer)
+        await retry_parked(connection, self._tenure, self._projections, parked)
         await self._check_log(connection, place)
         confirm_at: float | None = None
         while True:

@@ -111,7 +111,7 @@ class Writer:
             histories = await archive.earlier(self._session, wanted)
             for workflow_id, history in histories.items():
                 try:
-                    view = batch.rebuild_view(workflow_id, history)
+                    view = batch.replay(workflow_id, history).view()
                 except Undecodable as error:
                     problems[workflow_id] = f"its earlier history can't be folded: {error}"
                 else:

@@ -10,3 +10,9 @@ FROM tailrace.events
 WHERE partition = $1 AND seq > $2 AND seq <= $3
 ORDER BY seq
 LIMIT $4
+
+-- name: derive
+UPDATE tailrace.events AS e
+SET at = n.at, data = n.data
+FROM unnest($1::text[], $2::bigint[], $3::timestamptz[], $4::jsonb[]) AS n (workflow_id, version, at, data)
+WHERE e.workflow_id = n.workflow_id AND e.version = n.version AND e.data IS NULL

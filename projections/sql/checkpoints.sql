@@ -17,6 +17,9 @@ UPDATE tailrace.checkpoints
 SET position = $5, seq = $6, event_at = $7, updated_at = now()
 WHERE partition = $1 AND epoch = $2 AND projection = ANY ($3::text[]) AND position = $4
 
+-- name: hold
+SELECT epoch FROM tailrace.checkpoints WHERE partition = $1 FOR UPDATE
+
 -- name: confirm
 UPDATE tailrace.checkpoints
 SET confirmed_position = position, confirmed_seq = seq

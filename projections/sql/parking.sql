@@ -22,5 +22,5 @@ SET parked_version = EXCLUDED.parked_version, parked_reason = EXCLUDED.parked_re
 -- name: unpark
 DELETE FROM tailrace.parked WHERE workflow_id = $1
 
--- name: unmark
-UPDATE tailrace.workflows SET parked_version = NULL, parked_reason = NULL WHERE workflow_id = $1
+-- name: last_version
+SELECT coalesce(max(version), 0) FROM tailrace.parked WHERE workflow_id = $1
