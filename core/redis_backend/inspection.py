@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from tailrace.core.partitioning import partition_of
-from tailrace.core.redis_backend.replies import pairs
+from tailrace.core.redis_backend.replies import info, pairs
 from tailrace.core.store.port import OpenEntry, PartitionFacts, Queue, WorkerBeat
 
 if TYPE_CHECKING:
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 FORGET_SECONDS: Final = 60
 
 _AHEAD_LIMIT: Final = 10_000
+
+_CONFIGURATION: Final = ("appendonly", "appendfsync", "no-appendfsync-on-rewrite", "maxmemory", "maxmemory-policy")
 
 
 async def open_entries(store: RedisStore, workflow_id: str) -> list[OpenEntry]:
@@ -164,6 +166,25 @@ async def partition_facts(store: RedisStore, partition: int) -> PartitionFacts:
         overdue_timers=int(overdue),
         parked=int(parked),
     )
+
+
+async def settings(store: RedisStore) -> dict[str, str]:
+    """INFO and CONFIG GET; a server that keeps its configuration to itself gives only what it is."""
+    server, replication, *configured = await store.client.pipeline_tolerant(
+        [("INFO", "server"), ("INFO", "replication"), *(("CONFIG", "GET", name) for name in _CONFIGURATION)]
+    )
+    found: dict[str, str] = {}
+    if isinstance(server, bytes):
+        lines = info(server)
+        found["server"] = lines.get("server_name", "redis")
+        found["version"] = lines.get(f"{found['server']}_version", lines.get("redis_version", ""))
+    if isinstance(replication, bytes):
+        lines = info(replication)
+        found |= {"role": lines.get("role", ""), "replicas": lines.get("connected_slaves", "0")}
+    for reply in configured:
+        if isinstance(reply, list):
+            found |= {name.decode(): value.decode() for name, value in pairs(reply).items()}
+    return found
 
 
 def _entry_us(entry_id: bytes) -> int:

@@ -346,6 +346,10 @@ class RedisStore:
         limit = int(memory.get("maxmemory", 0))
         return int(memory["used_memory"]) / limit if limit else 0.0
 
+    async def settings(self) -> dict[str, str]:
+        """What the server is, and how it keeps what it is told."""
+        return await inspection.settings(self)
+
     def _part(self, workflow_id: str) -> Any:
         return self._parts[partition_of(workflow_id, self._partitions)]
 

@@ -324,6 +324,12 @@ class WorkflowStore(Protocol):
     async def fullness(self) -> float:
         """Used memory as a share of the store's limit, 0.0 when it has none."""
 
+    async def settings(self) -> dict[str, str]:
+        """What the server says of itself: `server`, `version`, `role`, `replicas`, and its settings for durability and memory.
+
+        A setting that may not be read is left out.
+        """
+
     async def open_workflows(self, partition: int, *, count: int) -> list[str]:
         """Ids of open runs, by expectation."""
 

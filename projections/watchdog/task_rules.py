@@ -21,6 +21,9 @@ STILL_US: Final = to_us(0.9)
 #: From this delivery on a task seems to end its workers; the store gives it up at five.
 CRASH_DELIVERIES: Final = 3
 
+#: A delivery that has gone on for so long is no crash any more.
+CRASH_LASTS_US: Final = to_us(30)
+
 
 def task_findings(facts: Facts, stage: StageDefinition, task: OpenTask) -> Iterator[Finding]:
     """What is true of an open task; at least one finding."""
@@ -91,7 +94,7 @@ def _delivered(facts: Facts, stage: StageDefinition, task: OpenTask, agent: Agen
     if entry.worker.startswith("~"):
         return _queued(facts, stage, task, agent, entry)
     evidence = _evidence(facts, stage, task, agent, entry)
-    if entry.deliveries >= CRASH_DELIVERIES:
+    if entry.deliveries >= CRASH_DELIVERIES and not _lasts(facts, task, entry):
         return workers.crash_loop(facts, stage, agent, entry, evidence)
     if agent.is_live(entry.worker):
         return _held(facts, stage, task, agent, entry, evidence)
@@ -108,6 +111,15 @@ def _delivered(facts: Facts, stage: StageDefinition, task: OpenTask, agent: Agen
         return workers.worker_lost(agent, entry, stage, evidence)
     return moving(
         f"the task of stage {stage.name}, left by {entry.worker}, can be taken over", watching=True, evidence=evidence
+    )
+
+
+def _lasts(facts: Facts, task: OpenTask, entry: OpenEntry) -> bool:
+    """Whether this delivery has gone well for longer than one that ends its worker would."""
+    return (
+        task.started_at is not None
+        and task.delivery == entry.deliveries
+        and facts.now - task.started_at >= CRASH_LASTS_US
     )
 
 

@@ -195,6 +195,9 @@ class MemoryStore:
     async def fullness(self) -> float:
         return self._data.fullness
 
+    async def settings(self) -> dict[str, str]:
+        return {"server": "memory"}
+
     async def open_workflows(self, partition: int, *, count: int) -> list[str]:
         return _by_expectation(self._partition(partition))[:count]
 

@@ -1,0 +1,216 @@
+"""The watchdog: asks why runs are overdue, and records what does not heal itself.
+
+It reads what is past its expectation (no Postgres, no scan of healthy runs), judges it, and appends `WorkflowStalled` at the
+version it observed: whoever else moved the run meanwhile has shown that it moves, so a conflict is dropped and never tried
+again. Any number of watchdogs may run: the version lets one of them through. Work per round is bounded, and a fault that many
+runs share is one incident in the log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+
+from tailrace.core.clock import to_us
+from tailrace.core.commands import FlagStall
+from tailrace.core.engine.command_handler import CommandHandler
+from tailrace.core.errors import CommandRefused, NotFound, StoreFull, StoreUnavailable, TailraceError, VersionConflict
+from tailrace.core.store.port import WorkflowStore
+from tailrace.core.workflow.policy import RECHECK_US
+from tailrace.core.workflow.state import WorkflowState
+from tailrace.projections.watchdog.collect import Round
+from tailrace.projections.watchdog.findings import Verdict
+from tailrace.projections.watchdog.incidents import Incidents
+from tailrace.projections.watchdog.motion import Motion
+from tailrace.projections.watchdog.rules import judge
+from tailrace.projections.watchdog.suspects import Suspects
+
+log = logging.getLogger(__name__)
+
+_BACKOFF: Final = (0.5, 1.0, 2.0, 5.0)
+
+#: When a run that is overdue and not flagged is looked at again: soon where one look was not enough, later the longer it waits.
+LOOK_AGAIN_US: Final = to_us(2)
+SHORTEST_WAIT_US: Final = to_us(3)
+LONGEST_WAIT_US: Final = to_us(30)
+
+
+class WatchdogOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """How a watchdog works; times in seconds.
+
+    `poll_seconds` has to stay well below the store's `pulse_seconds`, else the store seems to have been away. After its
+    start, and after the store was away, it judges nothing for `settle_seconds`: all others are coming back too.
+    """
+
+    poll_seconds: float = 0.5
+    suspects_seconds: float = 2.0
+    settle_seconds: float = 5.0
+    runs_per_round: int = 200
+
+
+class Watchdog:
+    """Watches every partition of a store."""
+
+    def __init__(self, store: WorkflowStore, handler: CommandHandler, options: WatchdogOptions | None = None) -> None:
+        self.incidents = Incidents()
+        self._store = store
+        self._handler = handler
+        self._options = options or WatchdogOptions()
+        self._motion = Motion()
+        self._suspects = Suspects(store, most=self._options.runs_per_round)
+        self._suspected_at = 0
+        self._settled_at: float | None = None
+        self._unreadable: set[str] = set()
+        self._full = False
+
+    async def run(self) -> None:
+        """Watch until cancelled. While the store can't be reached: say so once, wait longer each time, go on."""
+        failures = 0
+        while True:
+            wait = self._options.poll_seconds
+            try:
+                await self.look()
+                if failures:
+                    log.info("the store can be reached again")
+                failures = 0
+            except (StoreUnavailable, TimeoutError) as error:
+                if not failures:
+                    log.warning("store-unreachable: nothing is watched: %s", str(error) or "no answer in time")
+                wait = _BACKOFF[min(failures, len(_BACKOFF) - 1)]
+                failures += 1
+                self._settled_at = None
+            except TailraceError:
+                log.exception("a round was given up")
+                wait = _BACKOFF[-1]
+            await asyncio.sleep(wait)
+
+    async def look(self) -> int:
+        """One round over all partitions; gives how many runs were flagged. Raises `StoreUnavailable`."""
+        now = await self._store.now()
+        looking = Round(self._store, now, self._motion)
+        settled = self._is_settled()
+        agents = await self._agents_to_suspect(now) if settled else None
+        flagged = 0
+        for partition in range(self._store.partitions):
+            # Also asked while nothing is judged: it keeps the pulse by which the store knows that it was not away.
+            count = self._options.runs_per_round + len(self._unreadable)
+            overdue = await self._store.overdue(partition, count=count)
+            if settled:
+                suspects = [] if agents is None else await self._suspects.find(looking, partition, agents)
+                flagged += await self._judge(looking, overdue, suspects)
+        self._motion.prune(now)
+        self.incidents.say(now)
+        return flagged
+
+    def _is_settled(self) -> bool:
+        clock = asyncio.get_running_loop().time()
+        if self._settled_at is None:
+            self._settled_at = clock + self._options.settle_seconds
+        return clock >= self._settled_at
+
+    async def _agents_to_suspect(self, now: int) -> Sequence[str] | None:
+        """Every agent when it is time to look for suspects, else None."""
+        if now - self._suspected_at < to_us(self._options.suspects_seconds):
+            return None
+        self._suspected_at = now
+        return await self._store.agents()
+
+    async def _judge(self, looking: Round, overdue: Sequence[str], suspects: Sequence[str]) -> int:
+        late = set(overdue)
+        ids = [
+            workflow_id for workflow_id in dict.fromkeys([*overdue, *suspects]) if workflow_id not in self._unreadable
+        ]
+        flagged = 0
+        for state in await self._load(ids):
+            if state.terminal:
+                continue
+            facts = await looking.facts(state)
+            if looking.down:
+                raise StoreUnavailable(f"no answer about: {', '.join(facts.unreachable)}")
+            verdict = judge(facts)
+            if verdict.diagnosis.cause == "workers-hung" and not facts.unreachable:
+                looking.hung.update(
+                    (agent.agent, facts.partition)
+                    for agent in facts.agents.values()
+                    if agent is not None and verdict.scope == f"agent {agent.agent}" and agent.free_slots
+                )
+            flagged += await self._act(state, verdict, looking.now, late=state.workflow_id in late)
+        return flagged
+
+    async def _load(self, ids: Sequence[str]) -> list[WorkflowState]:
+        """The states of these runs. One that can't be read is said once and left alone: it must not hide the others."""
+        try:
+            states = await self._store.load_states(ids)
+            missing = [workflow_id for workflow_id, state in zip(ids, states, strict=True) if state is None]
+        except StoreUnavailable:
+            raise
+        except TailraceError as error:
+            if len(ids) > 1:
+                return [state for workflow_id in ids for state in await self._load([workflow_id])]
+            states, missing = [], list(ids)
+            log.error("run %s can't be read: %s", ids[0], error)  # noqa: TRY400 - the reason is enough
+        for workflow_id in missing:
+            self._unreadable.add(workflow_id)
+            log.error("run %s is expected to move, and there is nothing to read of it", workflow_id)
+        return [state for state in states if state is not None]
+
+    async def _act(self, state: WorkflowState, verdict: Verdict, now: int, *, late: bool) -> bool:
+        """Record a stall, or say when to look again; True when it was recorded."""
+        diagnosis, stall = verdict.diagnosis, state.stall
+        if diagnosis.cause == "store-full":
+            self.incidents.seen(verdict, now, flagged=False)
+        if not verdict.is_stall:
+            await self._postpone(state, now + _wait_us(state, verdict, now), late=late)
+            return False
+        if stall is not None and stall.cause == diagnosis.cause:
+            self.incidents.seen(verdict, now, flagged=False)
+            await self._postpone(state, now + RECHECK_US, late=late)
+            return False
+        if stall is not None and now - stall.since < RECHECK_US:
+            await self._postpone(state, stall.since + RECHECK_US, late=late)
+            return False
+        if not await self._flag(state, verdict):
+            return False
+        self.incidents.seen(verdict, now, flagged=True)
+        return True
+
+    async def _flag(self, state: WorkflowState, verdict: Verdict) -> bool:
+        diagnosis = verdict.diagnosis
+        assert diagnosis.cause is not None
+        evidence = diagnosis.evidence
+        if diagnosis.secondary:
+            evidence = {**evidence, "also": [found.cause for found in diagnosis.secondary]}
+        command = FlagStall(
+            cause=diagnosis.cause,
+            hop=diagnosis.hop,
+            summary=diagnosis.summary,
+            suggestion=diagnosis.suggestion,
+            evidence=evidence,
+        )
+        try:
+            after = await self._handler.execute(state.workflow_id, command, actor="watchdog", version=state.version)
+        except (VersionConflict, NotFound, CommandRefused):
+            return False
+        except StoreFull as error:
+            if not self._full:
+                log.warning("store-full: stalls can't be recorded: %s", error)
+            self._full = True
+            return False
+        self._full = False
+        return after.state.version > state.version
+
+    async def _postpone(self, state: WorkflowState, expect_at: int, *, late: bool) -> None:
+        """Only what is overdue is moved: the expectation of a suspect stays what it is."""
+        if late:
+            await self._store.postpone(state.workflow_id, version=state.version, expect_at=expect_at)
+
+
+def _wait_us(state: WorkflowState, verdict: Verdict, now: int) -> int:
+    """A run that waits for long in a backlog is looked at less often."""
+    if verdict.watching or verdict.diagnosis.cause not in {None, "backlog"}:
+        return LOOK_AGAIN_US
+    return min(max((now - state.updated_at) // 2, SHORTEST_WAIT_US), LONGEST_WAIT_US)
