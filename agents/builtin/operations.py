@@ -1,3 +1,4 @@
+# ruff: noqa: RUF001 - the signs of arithmetic are meant
 """The arithmetic that a generated calculator can have: names, how people write them, and one sum to check each by.
 
 One table for all: the planner looks words up in it, the templates draw buttons and tests from it, and the end-to-end

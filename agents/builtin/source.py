@@ -60,6 +60,7 @@ def write_folder(workspace: Workspace, folder: str, files: Mapping[str, bytes]) 
     for path, data in files.items():
         workspace.write_bytes(f"{fresh}/{path}", data)
     workspace.path(fresh).mkdir(parents=True, exist_ok=True)
+    workspace.remove(_note(folder))
     workspace.remove(folder)
     workspace.path(fresh).rename(workspace.path(folder))
 
@@ -74,7 +75,6 @@ async def materialize(context: TaskContext, ref: ArtifactRef, folder: str) -> st
     workspace: Workspace = context.workspace
     if not _stems_from(workspace, folder, ref):
         files = await asyncio.to_thread(unpack, await context.get_artifact(ref))
-        workspace.remove(_note(folder))
         await asyncio.to_thread(write_folder, workspace, folder, files)
         remember(workspace, folder, ref)
     return folder

@@ -13,7 +13,9 @@ import unicodedata
 
 TITLE_CHARACTERS = 60
 NAME_CHARACTERS = 40
-_TAKEN = frozenset({"tests", "test", "app", "src", "site", "pytest", "ruff", "mypy", "coverage", "installer", "hatchling"})
+_TAKEN = frozenset(
+    {"tests", "test", "app", "src", "site", "pytest", "ruff", "mypy", "coverage", "installer", "hatchling"}
+)
 
 
 def clean(text: str, limit: int) -> str:

@@ -1,3 +1,4 @@
+# ruff: noqa: RUF001 - the signs of arithmetic are meant
 """What requirements in plain English ask for: a pure function of the text.
 
 A calculator gets exactly the operations that are named, less those that are named after a "no" or "without". Words
@@ -26,19 +27,22 @@ _SHARE = re.compile(r"\d\s*(?:%|percents?\b)|\bpercents? coverage\b")
 _LIST_MARK = re.compile(r"^\s*[-*+•]\s+", re.MULTILINE)
 _ARTICLES = r"(?:a|an|the|some|new|another|more|support|this|that|it|its|these|all|any)"
 _OPERANDS = r"(?:\w+\s+){0,2}(?:numbers?|values?|operands?|integers?|decimals?|figures?)\b"
-_VERB_ONLY = re.compile(rf"\b(?:add(?:s|ing)?|plus|squares?|divid(?:e|es|ing))\s+(?={_ARTICLES}\b)(?!{_ARTICLES}\s+{_OPERANDS})")
+_VERB_ONLY = re.compile(
+    rf"\b(?:add(?:s|ing)?|plus|squares?|divid(?:e|es|ing))\s+(?={_ARTICLES}\b)(?!{_ARTICLES}\s+{_OPERANDS})"
+)
 _POWERS = re.compile(r"\bpower(?=\s+(?:users?|on|off|supply|button|outage))")
 _SQUARES = re.compile(r"\bsquare(?=\s+(?:buttons?|boxes|box|layout|corners?|cards?|keys?|grid))")
 _SYMBOLS: Final = {"+": "add", "×": "multiply", "÷": "divide", "−": "subtract", "√": "square_root", "^": "power"}
 _SHY_SYMBOLS: Final = {"*": "multiply", "/": "divide", "-": "subtract"}
 _SYMBOL = re.compile(r"(?<![A-Za-z+\-*/])([+×÷−√^*/\-])(?![A-Za-z+\-*/])")
 
-_ORDINARY = frozenset(
-    """a an the with for and to of my our your their in on that which where who is are be it this should must can will
+_ORDINARY_WORDS: Final = """
+    a an the with for and to of my our your their in on that which where who is are be it this should must can will
     app application page web site website service api server endpoint health form tool dashboard list view screen
     button user users data json html build create make write show display track store manage convert count add fix
-    change remove support provide serve return report simple small new""".split()
-)
+    change remove support provide serve return report simple small new
+"""
+_ORDINARY: Final = frozenset(_ORDINARY_WORDS.split())
 
 
 class Understood(msgspec.Struct, frozen=True, kw_only=True):
@@ -68,6 +72,8 @@ def understand(text: str, name: str = "") -> Understood:
         )
     if calculator or _CALCULATOR.search(name.lower().replace("-", " ").replace("_", " ")):
         basic = tuple(operation for operation in BASIC if operation not in refused)
+        if not basic:
+            raise TaskError("requirements-unclear", "a calculator is wanted, and every operation is ruled out")
         said = f"no operation is named, so the calculator has: {', '.join(basic)}"
         return Understood(kind="calculator", operations=basic, assumptions=(said,))
     return Understood(kind="service", operations=(), assumptions=("a page, and a JSON API that reports its health",))

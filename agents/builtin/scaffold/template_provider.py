@@ -59,12 +59,12 @@ class TemplateProvider:
 
 def render(plan: Plan) -> dict[str, str]:
     """The project of a plan, by path."""
-    from jinja2 import DictLoader, Environment, StrictUndefined  # noqa: PLC0415 - an idle worker does without
+    from jinja2 import DictLoader, Environment, StrictUndefined, select_autoescape  # noqa: PLC0415 - an idle worker does without
 
     sources = {path: source.read_text(encoding="utf-8") for path, source in _templates(plan.kind).items()}
     environment = Environment(
         loader=DictLoader(sources),
-        autoescape=lambda name: name is not None and name.endswith(".html.j2"),
+        autoescape=select_autoescape(enabled_extensions=("html.j2",), default=False),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
