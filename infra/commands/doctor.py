@@ -1,0 +1,140 @@
+"""`tailrace doctor`: every dependency, group, version, durability setting and process; exit 1 with reasons."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+
+from tailrace.core.errors import StoreUnavailable, TailraceError
+from tailrace.core.redis_backend.connection import RedisSettings
+from tailrace.core.redis_backend.store import RedisStore
+from tailrace.infra.client import Gateway
+from tailrace.infra.commands.options import data_dir_option, json_option, print_json
+from tailrace.infra.config import UP_FILE, Settings, load_settings
+from tailrace.infra.processes.running import run_loop
+from tailrace.projections.watchdog.checks import Check, check_store
+
+_MARKS = {"ok": ("✓", "green"), "warning": ("!", "yellow"), "failed": ("✗", "red")}
+_STORE_SECONDS = 10.0
+
+
+@click.command("doctor")
+@data_dir_option
+@json_option
+def doctor_command(data_dir: Path | None, as_json: bool) -> int:
+    """Check everything a deployment needs, and say what to do about what is wrong.
+
+    \b
+    Example:
+      tailrace doctor
+    """
+    checks = run_loop(_collect(load_settings(data_dir=data_dir)))
+    failed = [check for check in checks if check.status == "failed"]
+    if as_json:
+        print_json({"status": "failed" if failed else "ok", "checks": [msgspec.to_builtins(check) for check in checks]})
+    else:
+        for check in checks:
+            mark, colour = _MARKS[check.status]
+            click.secho(f"{mark} {check.name:<28}", fg=colour, nl=False)
+            click.echo(f" {check.detail}")
+            if check.suggestion and check.status != "ok":
+                click.echo(f"  {'':<28} try: {check.suggestion}")
+    return 1 if failed else 0
+
+
+async def _collect(settings: Settings) -> list[Check]:
+    return [check async for check in _checks(settings)]
+
+
+async def _checks(settings: Settings) -> AsyncIterator[Check]:
+    for check in _processes(settings):
+        yield check
+    if settings.redis_url is None:
+        yield Check(
+            name="redis",
+            status="failed",
+            detail="no Redis is configured, and no `tailrace up` runs here",
+            suggestion="tailrace up, or set TAILRACE_REDIS_URL",
+        )
+    else:
+        for check in await _store(settings, settings.redis_url):
+            yield check
+    yield await _postgres(settings)
+    yield await asyncio.to_thread(_gateway, settings)
+
+
+def _processes(settings: Settings) -> list[Check]:
+    """What the supervisor on this machine says of its processes."""
+    try:
+        processes: dict[str, dict[str, str]] = json.loads((settings.data_dir / UP_FILE).read_text())["processes"]
+    except (OSError, ValueError, KeyError):
+        return []
+    down = {name: facts for name, facts in processes.items() if facts["state"] not in {"running", "starting"}}
+    if not down:
+        return [Check(name="processes", status="ok", detail=f"{len(processes)} run", suggestion="")]
+    return [
+        Check(
+            name=f"process {name}",
+            status="failed",
+            detail=facts["detail"] or facts["state"],
+            suggestion=f"look into {settings.data_dir / 'logs' / name}.log",
+        )
+        for name, facts in down.items()
+    ]
+
+
+async def _store(settings: Settings, url: str) -> list[Check]:
+    try:
+        async with asyncio.timeout(_STORE_SECONDS):
+            store = await RedisStore.open(RedisSettings(url=url), namespace=settings.namespace)
+            try:
+                return list(await check_store(store))
+            finally:
+                await store.aclose()
+    except (TimeoutError, StoreUnavailable) as error:
+        detail = str(error) or f"no answer within {_STORE_SECONDS:.0f} s"
+        return [
+            Check(name="redis", status="failed", detail=detail, suggestion="start Redis, or correct TAILRACE_REDIS_URL")
+        ]
+
+
+async def _postgres(settings: Settings) -> Check:
+    """Postgres is not on the execution path: without it runs go on, so its absence is a warning."""
+    from tailrace.projections.queries import Queries  # noqa: PLC0415  # asyncpg is slow to import
+
+    if settings.postgres_url is None:
+        return Check(
+            name="postgres", status="warning", detail="none is configured", suggestion="set TAILRACE_POSTGRES_URL"
+        )
+    try:
+        async with Queries(settings.postgres_url) as queries:
+            rows = await queries.checkpoints()
+    except TailraceError as error:
+        return Check(
+            name="postgres", status="warning", detail=str(error), suggestion="start Postgres: lists and history need it"
+        )
+    if not rows:
+        return Check(
+            name="postgres", status="warning", detail="no projector has run yet", suggestion="tailrace projector"
+        )
+    return Check(name="postgres", status="ok", detail=f"{len(rows)} checkpoints", suggestion="")
+
+
+def _gateway(settings: Settings) -> Check:
+    try:
+        health: dict[str, Any] = Gateway(settings.url, settings.token).health()
+    except (TailraceError, OSError) as error:
+        return Check(name="gateway", status="failed", detail=str(error), suggestion="tailrace gateway")
+    good = health.get("status") in {"ok", "ready", "healthy"}
+    return Check(
+        name="gateway",
+        status="ok" if good else "warning",
+        detail=f"{settings.url} is {health.get('status')}",
+        suggestion="" if good else f"curl {settings.url}/health",
+    )

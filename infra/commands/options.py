@@ -1,0 +1,64 @@
+"""What commands share: options, the client, and how results are shown."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from tailrace.infra.client import Gateway
+from tailrace.infra.config import Settings, load_settings
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+STATUS_STYLES = {
+    "completed": "green",
+    "running": "cyan",
+    "dispatched": "cyan",
+    "initiated": "blue",
+    "pending": "dim",
+    "paused": "yellow",
+    "failed": "red",
+    "cancelled": "magenta",
+    "skipped": "dim",
+}
+
+
+def json_option(command: F) -> F:
+    """`--json`: one JSON document on standard output, for programs."""
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")(command)
+
+
+def data_dir_option(command: F) -> F:
+    """`--data-dir`: where a local deployment keeps everything."""
+    return click.option(
+        "--data-dir",
+        type=click.Path(file_okay=False, path_type=Path),
+        default=None,
+        help="Data of a deployment on this machine (TAILRACE_DATA_DIR; default .tailrace).",
+    )(command)
+
+
+def gateway(settings: Settings | None = None) -> Gateway:
+    """A client of the gateway that TAILRACE_URL, or a running `tailrace up`, names."""
+    found = settings or load_settings()
+    return Gateway(found.url, found.token)
+
+
+def print_json(document: Any) -> None:
+    """Pretty-printed JSON."""
+    click.echo(json.dumps(document, indent=2, ensure_ascii=False))
+
+
+def styled(status: str) -> str:
+    """A status in its colour, for rich."""
+    style = STATUS_STYLES.get(status, "white")
+    return f"[{style}]{status}[/{style}]"
+
+
+def clock_time(at: str | None) -> str:
+    """`12:34:56.789` of an RFC 3339 time."""
+    return at[11:23] if at else ""

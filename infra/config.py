@@ -1,0 +1,96 @@
+"""Settings: the one place that reads the environment. Command line options go before variables, these before defaults."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from tailrace.core.errors import ConfigurationError
+
+DEFAULT_DATA_DIR: Final = Path(".tailrace")
+DEFAULT_URL: Final = "http://127.0.0.1:8080"
+
+#: Written by `tailrace up` into its data directory, so that commands on this machine find it.
+UP_FILE: Final = "up.json"
+
+_NAMESPACE = re.compile(r"^[a-z0-9][a-z0-9_-]{0,31}$")
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """What every process of a deployment shares.
+
+    `partitions` counts only when a namespace is made, and is fixed from then on; 8 when it is None.
+    """
+
+    data_dir: Path = DEFAULT_DATA_DIR
+    redis_url: str | None = None
+    postgres_url: str | None = None
+    namespace: str = "tailrace"
+    partitions: int | None = None
+    redis_server: str | None = None
+    postgres_bin: str | None = None
+    url: str = DEFAULT_URL
+    token: str | None = None
+    log_level: str = "INFO"
+
+    def require_redis(self) -> str:
+        """The URL of Redis; raises `ConfigurationError` saying what to set."""
+        if not self.redis_url:
+            raise ConfigurationError(
+                "no Redis is configured: set TAILRACE_REDIS_URL, or start everything with `tailrace up`"
+            )
+        return self.redis_url
+
+    def require_postgres(self) -> str:
+        """The URL of Postgres; raises `ConfigurationError` saying what to set."""
+        if not self.postgres_url:
+            raise ConfigurationError(
+                "no Postgres is configured: set TAILRACE_POSTGRES_URL, or start everything with `tailrace up`"
+            )
+        return self.postgres_url
+
+
+def load_settings(
+    *, data_dir: Path | None = None, environ: Mapping[str, str] | None = None, follow_up: bool = True
+) -> Settings:
+    """Settings from the environment and, for commands, from a running `tailrace up` in the data directory.
+
+    Raises `ConfigurationError` for a value that can't be used.
+    """
+    env = os.environ if environ is None else environ
+    folder = data_dir or Path(env.get("TAILRACE_DATA_DIR") or DEFAULT_DATA_DIR)
+    running = _running_up(folder) if follow_up else {}
+    namespace = env.get("TAILRACE_NAMESPACE") or "tailrace"
+    if not _NAMESPACE.match(namespace):
+        raise ConfigurationError(f"TAILRACE_NAMESPACE {namespace!r}: use a-z, 0-9, '-' and '_', up to 32")
+    partitions = env.get("TAILRACE_PARTITIONS")
+    if partitions and not (partitions.isdigit() and 1 <= int(partitions) <= 256):
+        raise ConfigurationError(f"TAILRACE_PARTITIONS {partitions!r}: a number from 1 to 256")
+    return Settings(
+        data_dir=folder,
+        redis_url=env.get("TAILRACE_REDIS_URL") or running.get("redis_url"),
+        postgres_url=env.get("TAILRACE_POSTGRES_URL") or running.get("postgres_url"),
+        namespace=namespace,
+        partitions=int(partitions) if partitions else None,
+        redis_server=env.get("TAILRACE_REDIS_SERVER") or None,
+        postgres_bin=env.get("TAILRACE_POSTGRES_BIN") or None,
+        url=(env.get("TAILRACE_URL") or running.get("url") or DEFAULT_URL).rstrip("/"),
+        token=env.get("TAILRACE_TOKEN") or None,
+        log_level=(env.get("TAILRACE_LOG_LEVEL") or "INFO").upper(),
+    )
+
+
+def _running_up(folder: Path) -> dict[str, Any]:
+    """What a `tailrace up` in this folder wrote; nothing when it is not running any more."""
+    try:
+        written = json.loads((folder / UP_FILE).read_text())
+        os.kill(int(written["pids"]["up"]), 0)
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+    return dict(written)

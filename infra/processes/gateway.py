@@ -1,0 +1,49 @@
+"""The process `tailrace gateway`."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+import msgspec
+
+from tailrace.core.artifacts import FileArtifacts
+from tailrace.core.engine.command_handler import CommandHandler
+from tailrace.gateway.app import build_app
+from tailrace.gateway.listen import serving
+from tailrace.gateway.settings import GatewaySettings
+from tailrace.infra.builtin_definitions import put_builtin_definitions
+from tailrace.infra.config import Settings
+from tailrace.infra.parent import say_ready
+from tailrace.infra.processes.running import open_store, run_process
+from tailrace.projections.queries import Queries
+from tailrace.projections.watchdog import diagnose
+
+log = logging.getLogger(__name__)
+
+
+def run_gateway(settings: Settings, gateway: GatewaySettings) -> None:
+    """Serve HTTP until a signal."""
+    postgres_url = settings.require_postgres()
+
+    async def main(stop: asyncio.Event) -> None:
+        async with open_store(settings, max_connections=64) as store, Queries(postgres_url) as queries:
+            await put_builtin_definitions(store)
+
+            async def why(workflow_id: str) -> msgspec.Struct:
+                return await diagnose(store, workflow_id)
+
+            app = build_app(
+                store=store,
+                commands_handler=CommandHandler(store),
+                queries=queries,
+                diagnose=why,
+                artifact_store=FileArtifacts(settings.data_dir / "artifacts"),
+                settings=gateway,
+            )
+            async with serving(app, gateway) as url:
+                log.info("listening on %s", url)
+                say_ready(url)
+                await stop.wait()
+
+    run_process(main, settings)
