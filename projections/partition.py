@@ -94,7 +94,8 @@ class PartitionReader:
         place = await self._catch_up(connection, writer)
         await retry_parked(connection, self._tenure, self._projections, parked)
         await self._check_log(connection, place)
-        confirm_at: float | None = None
+        # Also what an owner before left unconfirmed.
+        confirm_at: float | None = time.monotonic() + self._options.confirm_seconds
         while True:
             block = self._options.block_seconds
             if confirm_at is not None:

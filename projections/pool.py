@@ -16,8 +16,15 @@ from tailrace.core.errors import IdentityMismatch
 from tailrace.projections.session import CONNECT_SECONDS, UNAVAILABLE, server_settings, unavailable
 from tailrace.projections.sql import statements
 
-#: What shows that a pooled connection had died unnoticed: worth one more try on another.
-_DEAD: Final = (OSError, asyncpg.PostgresConnectionError, asyncpg.InterfaceError, asyncpg.AdminShutdownError)
+#: What shows that a pooled connection had died unnoticed: worth one more try on another. The last one is what the driver
+#: says when the server's farewell is read together with the next statement.
+_DEAD: Final = (
+    OSError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.AdminShutdownError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+)
 
 #: How much longer than the server the client waits for the end of a statement.
 _GRACE_SECONDS: Final = 1.0

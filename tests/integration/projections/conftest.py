@@ -9,11 +9,11 @@ from urllib.parse import urlsplit
 
 import asyncpg
 import pytest
-from tests.integration.projections.run_log import RunLog
-from tests.integration.projections.support import Database, open_database
 
 from tailrace.infra.embedded import EmbeddedPostgres
 from tailrace.projections.queries import Queries
+from tests.integration.projections.run_log import RunLog
+from tests.integration.projections.support import Database, open_database
 
 _numbers = count(1)
 

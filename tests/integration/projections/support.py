@@ -10,11 +10,11 @@ from typing import Any
 
 import asyncpg
 import msgspec
-from tests.integration.projections.run_log import RunLog
 
 from tailrace.projections.partition import ReaderOptions
 from tailrace.projections.port import LogSource, Projection
 from tailrace.projections.runtime import Projector, ProjectorOptions
+from tests.integration.projections.run_log import RunLog
 
 PATIENCE_SECONDS = 20.0
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from tests.integration.projections.run_log import RunLog
-from tests.integration.projections.support import Database, project, projecting, until
 
 from tailrace.core.partitioning import partition_of
 from tailrace.projections.queries import Queries
+from tests.integration.projections.run_log import RunLog
+from tests.integration.projections.support import Database, project, projecting, until
 
 
 def fill(log: RunLog, prefix: str = "run") -> None:

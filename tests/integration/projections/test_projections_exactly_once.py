@@ -10,13 +10,13 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from tests.integration.projections.run_log import RunLog
-from tests.integration.projections.support import Database, open_database, project, projecting, quick, until
 
 from tailrace.infra.embedded import EmbeddedPostgres
 from tailrace.projections.batch import Batch
 from tailrace.projections.runtime import standard_projections
 from tailrace.projections.session import Session
+from tests.integration.projections.run_log import RunLog
+from tests.integration.projections.support import Database, open_database, project, projecting, quick, until
 
 KILL = "SELECT pg_terminate_backend(pg_backend_pid())"
 DEADLOCK = "DO $$ BEGIN RAISE EXCEPTION 'taken as the victim' USING ERRCODE = '40P01'; END $$"

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from tests.integration.projections.run_log import RunLog, created_event
-from tests.integration.projections.support import Database, project, projecting, until
 
 from tailrace.core.codec import EventData, encode, encode_event
 from tailrace.core.events import Event, StageCompleted, TaskDispatched, TaskProgressed, WorkflowCancelled
 from tailrace.core.testing.clock import START_US
 from tailrace.projections.queries import Queries
+from tests.integration.projections.run_log import RunLog, created_event
+from tests.integration.projections.support import Database, project, projecting, until
 
 
 def poisonous(event: Event, at: int = START_US) -> tuple[str, bytes]:

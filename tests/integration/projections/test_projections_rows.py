@@ -6,8 +6,6 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from tests.integration.projections.run_log import SEVEN, RunLog
-from tests.integration.projections.support import Database, project
 
 from tailrace.core.clock import from_datetime
 from tailrace.core.commands import (
@@ -23,6 +21,8 @@ from tailrace.core.commands import (
 from tailrace.core.store.port import RawEntry
 from tailrace.core.testing.builders import completed, diamond, failed, progressed, started
 from tailrace.core.workflow.history import Snapshot
+from tests.integration.projections.run_log import SEVEN, RunLog
+from tests.integration.projections.support import Database, project
 
 DIAMOND = diamond()
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from tests.integration.projections.run_log import RunLog
-from tests.integration.projections.support import Database, project, projecting, quick, until
 
 from tailrace.projections import checkpoints, ownership, parking
 from tailrace.projections.checkpoints import PartitionLost
@@ -14,6 +12,8 @@ from tailrace.projections.migrate import migrate
 from tailrace.projections.runtime import Projector, ProjectorOptions, standard_projections
 from tailrace.projections.session import session
 from tailrace.projections.writer import Writer
+from tests.integration.projections.run_log import RunLog
+from tests.integration.projections.support import Database, project, projecting, quick, until
 
 NAMES = [projection.name for projection in standard_projections()]
 
