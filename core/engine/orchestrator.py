@@ -59,6 +59,8 @@ class Orchestrator:
                     continue
                 log.info("partition %d is ours, epoch %d", partition, ownership.epoch)
                 await self._own(ownership)
+            except NotOwner as error:
+                log.warning("%s", error)
             except StoreUnavailable as error:
                 wait = _BACKOFF[min(failures, len(_BACKOFF) - 1)]
                 failures += 1
@@ -75,11 +77,12 @@ class Orchestrator:
                 group.create_task(self._keep(ownership))
                 group.create_task(work.apply_reports_forever())
                 group.create_task(work.fire_timers_forever())
-        except* NotOwner:
-            log.warning("partition %d was taken over by another orchestrator", partition)
-        except* StoreUnavailable as errors:
-            raise StoreUnavailable(str(errors.exceptions[0])) from errors
-        except* asyncio.CancelledError:
+        except ExceptionGroup as errors:
+            expected, unexpected = errors.split((NotOwner, StoreUnavailable))
+            if unexpected is not None or expected is None:
+                raise
+            raise _first(expected) from errors
+        except asyncio.CancelledError:
             await self._give_up(ownership)
             raise
         finally:
@@ -275,9 +278,15 @@ class PartitionWork:
         return int(await self._store.park_report(self._partition, entry.entry_id, reason))
 
 
+def _first(errors: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The first error of a group, however deep it is."""
+    error = errors.exceptions[0]
+    return _first(error) if isinstance(error, BaseExceptionGroup) else error
+
+
 def _parse(ref: TimerRef) -> Timer | None:
     try:
         return Timer.parse(ref.name)
     except ValueError:
-        log.error("the timer %r can't be read", ref.name)
+        log.warning("the timer %r can't be read", ref.name)
         return None
