@@ -9,6 +9,7 @@ import pytest
 from tailrace.core.codec import EventData, encode, encode_event
 from tailrace.core.events import Event, StageCompleted, TaskDispatched, TaskProgressed, WorkflowCancelled
 from tailrace.core.testing.clock import START_US
+from tailrace.projections.fold import to_record
 from tailrace.projections.queries import Queries
 from tests.integration.projections.run_log import RunLog, created_event
 from tests.integration.projections.support import Database, project, projecting, until
@@ -139,16 +140,13 @@ async def test_a_parked_run_comes_back_whole_when_its_event_can_be_read(
     log.create("a")
     log.finish("a")
     with monkeypatch.context() as older:
-        from tailrace.projections import batch  # noqa: PLC0415  the older code is this module without one decoder
-
-        readable = batch.to_record
 
         def refuse(entry: Any) -> Any:
             if entry.type == "TaskStarted":
                 raise ValueError("not yet known")
-            return readable(entry)
+            return to_record(entry)
 
-        older.setattr(batch, "to_record", refuse)
+        older.setattr("tailrace.projections.batch.to_record", refuse)
         await project(postgres_url, log, db)
         row = await queries.get_workflow("a")
         assert row is not None
