@@ -43,6 +43,8 @@ def unpack(data: bytes) -> dict[str, bytes]:
                 path = PurePosixPath(entry.filename)
                 if path.is_absolute() or ".." in path.parts:
                     raise TaskError("source-invalid", f"{entry.filename!r} leads out of the project")
+                if ".git" in (part.lower() for part in path.parts):
+                    raise TaskError("source-invalid", f"{entry.filename!r} would be read by git as its own")
             return {entry.filename: archive.read(entry) for entry in entries}
     except (zipfile.BadZipFile, NotImplementedError) as error:
         raise TaskError("source-invalid", f"the project's archive can't be read: {error}") from error
