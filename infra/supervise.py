@@ -24,7 +24,7 @@ import msgspec
 
 from tailrace.core.errors import ConfigurationError
 from tailrace.infra.config import UP_FILE, Settings
-from tailrace.infra.embedded import EmbeddedPostgres, EmbeddedRedis, EmbeddedServer
+from tailrace.infra.embedded import EmbeddedError, EmbeddedPostgres, EmbeddedRedis, EmbeddedServer
 from tailrace.infra.parent import PARENT_VARIABLE, READY_VARIABLE
 
 log = logging.getLogger("tailrace.up")
@@ -174,7 +174,7 @@ class Supervised:
 
 
 class UpOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """What `tailrace up` starts. `concurrency` is per agent."""
+    """What `tailrace up` starts: a worker for each of `agents`, and one for all agents of `app`. `concurrency` is per agent."""
 
     port: int = 8080
     host: str = "127.0.0.1"
@@ -197,6 +197,7 @@ class Up:
         self._servers: dict[str, EmbeddedServer] = {}
         self._keepers: list[asyncio.Task[None]] = []
         self._stopping = False
+        self._announced = False
 
     async def __aenter__(self) -> Up:
         try:
@@ -227,9 +228,15 @@ class Up:
         if not self.settings.postgres_url:
             self._servers["postgres"] = EmbeddedPostgres(folder / "postgres", bin_dir=self.settings.postgres_bin)
         # One after the other in the code, at once in time: the group waits for both, also when one of them fails.
-        async with asyncio.TaskGroup() as group:
-            for server in self._servers.values():
-                group.create_task(server.start())
+        try:
+            async with asyncio.TaskGroup() as group:
+                for server in self._servers.values():
+                    group.create_task(server.start())
+        except ExceptionGroup as failed:
+            problems, others = failed.split(EmbeddedError)
+            if problems is None or others is not None:
+                raise
+            raise ConfigurationError("\n".join(str(problem) for problem in problems.exceptions)) from failed
         if "redis" in self._servers:
             self.redis_url = self._servers["redis"].url
         if "postgres" in self._servers:
@@ -293,16 +300,18 @@ class Up:
     def _plans(self) -> Sequence[ProcessPlan]:
         options = self.options
         gateway = ("gateway", "--host", options.host, "--port", str(options.port))
-        worker: tuple[str, ...] = ("--concurrency", str(options.concurrency))
-        if options.app is not None:
-            worker += ("--app", options.app)
-        return [
+        worker = ("--concurrency", str(options.concurrency))
+        plans = [
             ProcessPlan(name="gateway", arguments=gateway),
             ProcessPlan(name="orchestrator", arguments=("orchestrator",)),
             ProcessPlan(name="projector", arguments=("projector",)),
             ProcessPlan(name="watchdog", arguments=("watchdog",)),
             *(ProcessPlan(name=f"worker-{agent}", arguments=("worker", agent, *worker)) for agent in options.agents),
         ]
+        if options.app is not None:
+            # Beside those by name: which agents a module has, only a worker finds out.
+            plans.append(ProcessPlan(name="worker-app", arguments=("worker", "--app", options.app, *worker)))
+        return plans
 
     def _write_files(self) -> None:
         if self._stopping:
@@ -313,6 +322,7 @@ class Up:
             "postgres_url": self.postgres_url,
             "pids": self.pids(),
         }
+        self._announced = True
         states = {process.plan.name: {"state": process.state, "detail": process.detail} for process in self.processes}
         write_private(self.settings.data_dir / UP_FILE, {**document, "processes": states})
         if self.options.ready_file is not None:
@@ -329,7 +339,8 @@ class Up:
         for group in (workers, others):
             await asyncio.gather(*(process.stop() for process in group))
         await asyncio.gather(*(server.close() for server in self._servers.values()), return_exceptions=True)
-        (self.settings.data_dir / UP_FILE).unlink(missing_ok=True)
+        if self._announced:  # else the file is of another `up`, which has the directory
+            (self.settings.data_dir / UP_FILE).unlink(missing_ok=True)
 
 
 def write_private(path: Path, document: dict[str, Any]) -> None:

@@ -22,7 +22,7 @@ from tailrace.infra.supervise import BUILTIN_AGENTS, Up, UpOptions
 @click.option("--port", default=8080, show_default=True, help="Port of the gateway; 0 takes a free one.")
 @click.option("--ready-file", type=click.Path(dir_okay=False, path_type=Path), help="Written when all is ready.")
 @click.option("--agents", default=",".join(BUILTIN_AGENTS), show_default=True, help="Which agents get a worker.")
-@click.option("--app", metavar="MODULE:NAME", help="Load these agents of your own.")
+@click.option("--app", metavar="MODULE:NAME", help="Agents of your own, in one more worker.")
 @click.option("--concurrency", default=4, show_default=True, help="Tasks at once, per worker.")
 @json_option
 def up_command(*, data_dir: Path | None, agents: str, as_json: bool, **chosen: Any) -> None:
