@@ -14,7 +14,7 @@ import msgspec
 from tailrace.agents.builtin import source
 from tailrace.agents.builtin.inputs import stage_output
 from tailrace.agents.builtin.integration.git import Repository
-from tailrace.agents.builtin.integration.merge import Merged, branch_of, commit, merge, prepare, undo
+from tailrace.agents.builtin.integration.merge import MAIN, Merged, branch_of, commit, merge, prepare, undo
 from tailrace.agents.builtin.outputs import Integrated, Scaffolded
 from tailrace.agents.builtin.tools import TEST_ENVIRONMENT, run_tool
 from tailrace.agents.sdk import Agent, TaskContext, TaskError, TaskInput
@@ -22,6 +22,7 @@ from tailrace.agents.workspace import Workspace
 
 FOLDER = "repository"
 RESULTS = "integration/tests.xml"
+EXPORT = "integration/main.zip"
 TEST_SECONDS = 240.0
 EARLIEST = 1_000_000_000
 
@@ -64,6 +65,13 @@ def started_at(workflow_id: str) -> int:
     return max((value.int >> 80) // 1000, EARLIEST) if value.version == 7 else EARLIEST
 
 
+async def files_of(repository: Repository, commit: str) -> dict[str, bytes]:
+    """What a commit holds, whatever lies in the working tree."""
+    repository.workspace.path(EXPORT).parent.mkdir(parents=True, exist_ok=True)
+    await repository.git("archive", "--format=zip", "-o", str(repository.workspace.path(EXPORT)), commit)
+    return await asyncio.to_thread(source.unpack, repository.workspace.read_bytes(EXPORT))
+
+
 async def _test(workspace: Workspace, repository: Repository, merged: Merged) -> Report:
     workspace.remove(RESULTS)
     results = workspace.path(RESULTS)
@@ -86,10 +94,8 @@ async def _test(workspace: Workspace, repository: Repository, merged: Merged) ->
 async def _conclude(context: TaskContext, repository: Repository, project: Scaffolded, report: Report) -> Integrated:
     merged = report.merged
     await context.progress(0.9, f"{len(merged.files)} files changed, {report.tests} tests passed")
-    workspace: Workspace = context.workspace
-    paths = (await repository.git("ls-files", "-z")).split("\0")
-    content = {path: workspace.read_bytes(f"{FOLDER}/{path}") for path in paths if path}
-    archive = await asyncio.to_thread(source.pack, content)
+    files = await files_of(repository, MAIN)
+    archive = await asyncio.to_thread(source.pack, files)
     name = f"{project.distribution}-main.zip"
     stored = await context.put_artifact(archive, name=name, media_type="application/zip")
     data = msgspec.json.format(msgspec.json.encode(report))
