@@ -14,6 +14,7 @@ from tailrace.core.commands import (
     FlagStall,
     PauseWorkflow,
     RedispatchTask,
+    Report,
     ResumeWorkflow,
     RetryWorkflow,
 )
@@ -173,7 +174,7 @@ class RandomRun:
             case "lost":
                 report = builders.lost(task_id)
             case "nonsense":
-                report = builders.Report(kind="invented", task_id=task_id, error=Failure(reason="x"))
+                report = Report(kind="invented", task_id=task_id, error=Failure(reason="x"))
             case _:
                 return []
         return self.history.report(report)

@@ -6,7 +6,6 @@ from collections import Counter
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.property.runs import Happening, RandomRun, happenings, pipelines
 
 from tailrace.core.codec import decode, decode_command, decode_event, encode, encode_event
 from tailrace.core.commands import CreateWorkflow
@@ -28,6 +27,7 @@ from tailrace.core.workflow.definition import Pipeline
 from tailrace.core.workflow.history import DecidedEvent, Record, apply, fold, step
 from tailrace.core.workflow.policy import NEVER_US, expectation, timers
 from tailrace.core.workflow.state import WorkflowState
+from tests.property.runs import Happening, RandomRun, happenings, pipelines
 
 bounded = settings(
     max_examples=100,
@@ -209,16 +209,17 @@ def test_the_commands_in_the_history_reproduce_it(pipeline: Pipeline, course: li
 
 
 @bounded
-@given(pipelines(), courses)
-def test_a_decision_can_always_be_appended(pipeline: Pipeline, course: list[Happening]) -> None:
-    """Its plan is complete: timers and open tasks after it are those of the state."""
+@given(pipelines(), st.lists(st.lists(happenings, max_size=4), max_size=15))
+def test_decisions_can_always_be_appended(pipeline: Pipeline, batches: list[list[Happening]]) -> None:
+    """Alone or several in one: timers and open tasks after the append are those of the state."""
     run = RandomRun(pipeline)
     history = run.history
     running = timers(history.state)
     open_tasks = {history.task_id(name) for name in history.open_stages}
-    for happening in course:
+    for batch in batches:
         before, position = history.state, len(history.records)
-        run.let(happening)
+        for happening in batch:
+            run.let(happening)
         decided = [
             DecidedEvent(event=record.event, at=record.at, command=record.command)
             for record in history.records[position:]
@@ -229,7 +230,8 @@ def test_a_decision_can_always_be_appended(pipeline: Pipeline, course: list[Happ
         running |= append.timers_set
         assert running == timers(history.state)
         open_tasks -= {closing.task_id for closing in append.closings}
-        open_tasks |= {dispatch.message.task_id for dispatch in append.dispatches}
+        dispatched = [dispatch.message.task_id for dispatch in append.dispatches]
+        open_tasks |= set(dispatched)
         assert open_tasks == {history.task_id(name) for name in history.open_stages}
 
 

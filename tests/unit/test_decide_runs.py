@@ -235,6 +235,25 @@ def test_a_timer_that_means_nothing_any_more_does_nothing(kind: str) -> None:
         assert run.do(FireTimer(kind=kind, stage=name, attempt=attempt, due_at=run.now)) == []
 
 
+def test_a_timer_of_an_earlier_attempt_does_nothing() -> None:
+    """Also when the time of the present attempt has passed: that one has a timer of its own."""
+    run = begun(stage("only", timeout_seconds=10, start_timeout_seconds=10))
+    old = {
+        kind: FireTimer(kind=kind, stage="only", attempt=1, due_at=run.now) for kind in ("start", "attempt", "retry")
+    }
+    run.fail("only")
+    run.fire("retry", "only")
+    run.advance(1000)
+    assert run.do(old["start"]) == []
+    run.advance(-990)
+    run.start("only")
+    run.advance(1000)
+    assert run.do(old["attempt"]) == []
+    run.fail("only")
+    run.advance(1000)
+    assert run.do(old["retry"]) == []
+
+
 def test_a_timer_counts_though_the_clock_was_set_back() -> None:
     """The store said that it was due, and it is removed by this decision: it will not come again."""
     run = begun(stage("only", timeout_seconds=20))

@@ -191,6 +191,22 @@ class AppendSuite:
         assert await runner.reports(RUN) == []
         assert (await runner.append(ignored)).outcome == "gone"
 
+    async def test_several_reports_leave_together_or_not_at_all(self, backend: Harness) -> None:
+        """When one of them was dealt with by somebody else, the others stay."""
+        runner = await prepared(backend)
+        append = await with_report(backend, runner)
+        await backend.add_raw_report(RUN, encode(started(f"{RUN}:first:1")))
+        first, second = await runner.reports(RUN)
+        both = replace(append, reports=[first.entry_id, second.entry_id])
+        partition = partition_of(RUN, backend.store.partitions)
+        assert await backend.store.park_report(partition, second.entry_id, "test")
+        assert (await runner.append(both)).outcome == "gone"
+        assert await runner.reports(RUN) == [first]
+        await backend.add_raw_report(RUN, encode(started(f"{RUN}:first:1")))
+        _, third = await runner.reports(RUN)
+        assert (await runner.append(replace(append, reports=[first.entry_id, third.entry_id]))).outcome == "ok"
+        assert await runner.reports(RUN) == []
+
     async def test_an_owner_that_lost_its_partition_writes_nothing(self, backend: Harness) -> None:
         """Ownership is compared with name and epoch, before anything else is looked at."""
         runner = await prepared(backend)
