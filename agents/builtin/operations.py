@@ -20,6 +20,8 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     symbol: str
     words: str
     example: tuple[float, ...]
+    sign: str = ""
+    """How a sum is written out, where that is not the button's symbol; `x` stands for the only operand."""
     needs_company: str = ""
     """Words that mean this operation only where another one was found as well ("times", "plus")."""
 
@@ -75,6 +77,7 @@ CATALOGUE: Final[tuple[Operation, ...]] = (
         name="power",
         label="Power",
         symbol="xʸ",
+        sign="^",
         words=r"powers?|exponents?|exponentiations?|raise(?:s|d)? to|pow",
         example=(2, 10, 1024),
     ),
@@ -96,6 +99,7 @@ CATALOGUE: Final[tuple[Operation, ...]] = (
         name="percentage",
         label="Percent of",
         symbol="%",
+        sign="% of",
         words=r"percentages?|percents?",
         example=(20, 50, 10),
     ),
@@ -110,6 +114,7 @@ CATALOGUE: Final[tuple[Operation, ...]] = (
         name="factorial",
         label="Factorial",
         symbol="n!",
+        sign="x!",
         words=r"factorials?",
         example=(5, 120),
     ),

@@ -50,7 +50,7 @@ async def watch(context: TaskContext, url: str, distribution: str, params: Monit
     samples: list[Sample] = []
     while (passed := time.monotonic() - started) < params.watch_seconds:
         samples.append(await _look(url, distribution, passed))
-        await context.progress(min(passed / params.watch_seconds, 1.0), f"{len(samples)} samples")
+        await context.progress(round(min(passed / params.watch_seconds, 1.0), 3), f"{len(samples)} samples")
         rest = started + len(samples) * params.interval_seconds - time.monotonic()
         await asyncio.sleep(max(rest, 0.0))
     return summarize(samples, time.monotonic() - started)

@@ -62,8 +62,9 @@ class User:
     def enter(self, label: str, operands: list[float]) -> None:
         """Choose an operation, type the numbers, press the button."""
         self.page.get_by_role("radio", name=label, exact=True).check(force=True)
-        for field, value in zip(("First number", "Second number"), operands, strict=False):
-            self.page.get_by_label(field).fill(f"{value:g}")
+        fields = ("Number",) if len(operands) == 1 else ("First number", "Second number")
+        for field, value in zip(fields, operands, strict=True):
+            self.page.get_by_label(field, exact=True).fill(f"{value:g}")
         self.page.get_by_role("button", name="Calculate").click()
 
     def calculate(self, one: dict[str, Any]) -> None:

@@ -70,7 +70,7 @@ def render(plan: Plan) -> dict[str, str]:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"py": py, "toml": toml, "md": md, "number": number}
+    environment.filters |= {"py": py, "toml": toml, "md": md, "number": number, "columns": columns}
     values: dict[str, Any] = {"plan": plan, "operations": [BY_NAME[name] for name in plan.operations]}
     return {
         _target(path, plan.package): environment.get_template(path).render(values) if path.endswith(".j2") else source
@@ -97,6 +97,11 @@ def md(text: str) -> str:
 def number(value: float) -> str:
     """A number as Python and people write it: without `.0`."""
     return str(int(value)) if value == int(value) else str(value)
+
+
+def columns(count: int) -> int:
+    """How many buttons stand in a row: as few empty places as possible, and rather more than fewer."""
+    return count if count < 3 else max((5, 4, 3), key=lambda row: (-(-count % row), row))
 
 
 def _templates(kind: Kind) -> dict[str, Traversable]:

@@ -15,14 +15,18 @@ function operandsOf(operation) {
 
 function expressionOf(operation, operands) {
   const numbers = operands.map(String);
-  const symbol = operation.dataset.symbol;
-  return numbers.length === 1 ? `${symbol}  ${numbers[0]}` : `${numbers[0]} ${symbol} ${numbers[1]}`;
+  const sign = operation.dataset.sign;
+  if (numbers.length === 2) {
+    return `${numbers[0]} ${sign} ${numbers[1]}`;
+  }
+  return sign.includes("x") ? sign.replace("x", numbers[0]) : `${sign} ${numbers[0]}`;
 }
 
 function adaptFields() {
   const single = Number(chosen().dataset.operands) === 1;
   byId("second").hidden = single;
   byId("b").required = !single;
+  byId("a-name").textContent = single ? "Number" : "First number";
 }
 
 function show(expression, result, problem) {
