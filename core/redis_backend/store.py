@@ -63,16 +63,24 @@ class RedisStore:
 
     @classmethod
     async def open(
-        cls, settings: RedisSettings, *, namespace: str, partitions: int | None = None, limits: Limits | None = None
+        cls,
+        settings: RedisSettings,
+        *,
+        namespace: str,
+        partitions: int | None = None,
+        default_partitions: int = 8,
+        limits: Limits | None = None,
     ) -> RedisStore:
-        """Join the namespace, making it when it is new; `partitions` counts only then (8 when not said).
+        """Join the namespace, making it when it is new, with `partitions`, or `default_partitions` when that is None.
 
         Raises `StoreUnavailable`, or `IdentityMismatch` when the namespace was made otherwise.
         """
         client = Client(settings)
         keys = Keys(namespace)
         try:
-            meta = await client.call(scripts.INIT, [keys.meta], [partitions or 8, SCHEMA_VERSION, os.urandom(16).hex()])
+            meta = await client.call(
+                scripts.INIT, [keys.meta], [partitions or default_partitions, SCHEMA_VERSION, os.urandom(16).hex()]
+            )
             made_with, schema, instance_id = int(meta[0]), int(meta[1]), meta[2].decode()
             if schema != SCHEMA_VERSION:
                 raise IdentityMismatch(f"namespace {namespace!r} has schema {schema}, this build {SCHEMA_VERSION}")
@@ -80,15 +88,15 @@ class RedisStore:
                 raise IdentityMismatch(
                     f"namespace {namespace!r} was made with {made_with} partitions, not {partitions}; the number is fixed"
                 )
+            heads = [keys.partition(number).head for number in range(made_with)]
+            begun = await client.pipeline([("HMGET", head, "epoch", "seq") for head in heads])
+            # (Asked before it is written: a process that joins a full store must not have to write.)
             await client.pipeline(
                 [
-                    command
-                    for number in range(made_with)
-                    for head in [keys.partition(number).head]
-                    for command in (
-                        ("HSETNX", head, "epoch", os.urandom(8).hex()),
-                        ("HSETNX", head, "seq", 0),
-                    )
+                    ("HSETNX", head, name, value)
+                    for head, known in zip(heads, begun, strict=True)
+                    if None in known
+                    for name, value in (("epoch", os.urandom(8).hex()), ("seq", 0))
                 ]
             )
         except BaseException:
@@ -132,7 +140,9 @@ class RedisStore:
 
     async def provision(self, agents: Sequence[str]) -> None:
         """Make the groups of these agents in all partitions, from the beginning of their streams; idempotent."""
-        await self.client.command("SADD", self.keys.agents, *agents)
+        known = await self.client.command("SMISMEMBER", self.keys.agents, *agents)
+        if not all(known):
+            await self.client.command("SADD", self.keys.agents, *agents)
         for agent in agents:
             for part in self._parts:
                 for urgent in (True, False):
@@ -356,11 +366,7 @@ class RedisStore:
 
 async def ensure_group(client: Client, stream: str, group: str) -> None:
     """Make a group at the beginning of its stream, unless it is there."""
-    try:
-        await client.command("XGROUP", "CREATE", stream, group, "0", "MKSTREAM")
-    except StoreCorrupt as error:
-        if "BUSYGROUP" not in str(error):
-            raise
+    await client.call(scripts.GROUP, [stream], [group])
 
 
 def _append_arguments(append: Append, stream: Any) -> list[Argument]:

@@ -8,6 +8,7 @@
 -- calls follow that can't fail on what was checked. Removing comes first: it also lifts the memory limit for the rest.
 
 local LIMIT = 4 * 1024 * 1024
+local MOST = 2 ^ 53
 local at = 0
 
 local function text()
@@ -20,7 +21,8 @@ end
 
 local function number()
   local value = tonumber(text())
-  if value == nil then error('TAILRACE argument ' .. at .. ' is not a number') end
+  -- (A range, because NaN compares with nothing and Redis takes it for no score.)
+  if value == nil or not (value >= 0 and value <= MOST) then error('TAILRACE argument ' .. at .. ' is not a number') end
   return value
 end
 
@@ -33,7 +35,7 @@ end
 
 local function list(width, read)
   local count = number()
-  if count < 0 or at + count * width > #ARGV then error('TAILRACE argument ' .. at .. ' counts too many') end
+  if count % 1 ~= 0 or at + count * width > #ARGV then error('TAILRACE argument ' .. at .. ' counts too many') end
   local values = {}
   for i = 1, count do values[i] = read() end
   return values
@@ -44,6 +46,10 @@ local expected = number()
 local state = text()
 local created = text()
 local expect_at = text()
+if expect_at ~= '' then
+  at = at - 1
+  expect_at = number()
+end
 local workflow_id = text()
 local owner_name, owner_epoch = text(), text()
 local timer, timer_due = text(), text()
@@ -56,9 +62,10 @@ local timers_set = list(2, function() return {text(), number()} end)
 local timers_cleared = list(1, text)
 if at ~= #ARGV then error('TAILRACE ' .. #ARGV .. ' arguments, ' .. at .. ' expected') end
 if mode ~= 'create' and mode ~= 'append' and mode ~= 'rehydrate' then error('TAILRACE no mode ' .. mode) end
-if #records > 0 and state == '' then error('TAILRACE records need a state') end
+if state == '' and (mode == 'rehydrate' or #records + #outputs + #closings + #dispatches + #timers_set > 0) then
+  error('TAILRACE what is written needs a state')
+end
 if #records == 0 and mode == 'create' then error('TAILRACE a run begins with a record') end
-if expect_at ~= '' and tonumber(expect_at) == nil then error('TAILRACE expect_at is not a number') end
 if timer ~= '' and tonumber(timer_due) == nil then error('TAILRACE the timer has no due time') end
 
 local TYPES = {'stream', 'hash', 'hash', 'stream', 'zset', 'zset', 'hash', 'hash', 'hash'}
@@ -88,7 +95,8 @@ if owner_name ~= '' then
   end
 end
 for _, id in ipairs(reports) do
-  if #redis.call('XRANGE', KEYS[4], id, id) == 0 then return {'gone', 0, seq} end
+  local found = redis.call('XRANGE', KEYS[4], id, id)[1]
+  if not found or found[1] ~= id then return {'gone', 0, seq} end
 end
 if timer ~= '' then
   local due = redis.call('ZSCORE', KEYS[5], timer)

@@ -2,11 +2,12 @@
 --
 -- KEYS 1 pulse  2 reports  3 cancels  4.. task streams
 -- ARGV 1 mode  2 group  3 consumer  4 lease (ms)  5 free slots  6 delivery limit  7 pulse limit (us)  8.. entries held
--- Returns {status, {stream index, entry, delivery, former owner, fields}...}; status is 'ok', 'grace' or 'nogroup'.
+-- Returns {status, {stream index, entry, delivery, former owner, fields}...}; status is 'ok',
+-- 'more' (there are more than free slots), 'grace' or 'nogroup'.
 --
 -- The lease runs only while the store runs: a poll that comes too late gives everybody one lease of grace.
 
-if #ARGV < 7 then error('TAILRACE ' .. #ARGV .. ' arguments') end
+if #KEYS < 4 or #ARGV < 7 then error('TAILRACE ' .. #KEYS .. ' keys, ' .. #ARGV .. ' arguments') end
 for index, key in ipairs(KEYS) do
   local wanted = ({'hash', 'stream', 'hash'})[index] or 'stream'
   local found = redis.call('TYPE', key).ok
@@ -14,7 +15,10 @@ for index, key in ipairs(KEYS) do
 end
 local mode, group, consumer = ARGV[1], ARGV[2], ARGV[3]
 local lease, free, limit, late = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
-if not (lease and free and limit and late) then error('TAILRACE an argument is not a number') end
+for _, value in ipairs({lease or -1, free or -1, limit or -1, late or -1}) do
+  if not (value >= 0 and value % 1 == 0) then error('TAILRACE an argument is not a whole number') end
+end
+if mode ~= 'expired' and mode ~= 'own' then error('TAILRACE no mode ' .. mode) end
 local held = {}
 for index = 8, #ARGV do held[ARGV[index]] = true end
 
@@ -23,13 +27,16 @@ local now = tonumber(parts[1]) * 1000000 + tonumber(parts[2])
 if mode == 'expired' then
   local pulse = redis.call('HMGET', KEYS[1], 'at', 'grace_until')
   local at, grace = tonumber(pulse[1] or ''), tonumber(pulse[2] or '0')
-  -- Removing something, even nothing, lets the writes behind it pass at full memory.
-  redis.call('HDEL', KEYS[1], '')
-  if at and (now - at > late or at > now) then
-    grace = now + lease * 1000
-    redis.call('HSET', KEYS[1], 'grace_until', grace)
+  -- Many poll; it is enough that the pulse is never older than a part of what counts as late. A write is a sync to disk.
+  if not at or now - at > late / 4 or at > now then
+    -- Removing something, even nothing, lets the writes behind it pass at full memory.
+    redis.call('HDEL', KEYS[1], '')
+    if at and (now - at > late or at > now) then
+      grace = now + lease * 1000
+      redis.call('HSET', KEYS[1], 'grace_until', grace)
+    end
+    redis.call('HSET', KEYS[1], 'at', now)
   end
-  redis.call('HSET', KEYS[1], 'at', now)
   if grace > now then return {'grace'} end
 end
 
@@ -88,6 +95,8 @@ for index = 4, #KEYS do
           if #claimed > 0 then
             taken[#taken + 1] = {index - 3, entry, deliveries + 1, former, claimed[1][2]}
           end
+        elseif taken[1] == 'ok' then
+          taken[1] = 'more'
         end
       end
     end

@@ -3,11 +3,12 @@
 -- KEYS 1 owner   ARGV 1 name  2 epoch ('' to take it)  3 lease (us), 0 to give it up
 -- Returns the epoch, or 0 while somebody else holds it.
 
+local lease = tonumber(ARGV[3] or '')
+if #ARGV ~= 3 or not (lease and lease >= 0) then error('TAILRACE wrong arguments') end
 local parts = redis.call('TIME')
 local now = tonumber(parts[1]) * 1000000 + tonumber(parts[2])
 local owner = redis.call('HMGET', KEYS[1], 'name', 'epoch', 'until')
 local epoch, held_until = tonumber(owner[2] or '0'), tonumber(owner[3] or '0')
-local lease = tonumber(ARGV[3])
 if ARGV[2] == '' then
   if held_until > now then return 0 end
   epoch = epoch + 1

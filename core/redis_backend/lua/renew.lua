@@ -6,7 +6,16 @@
 --
 -- Claiming an entry that is gone makes the server forget who held it; so that is looked for first, and reported.
 
-if (#ARGV - 2) % 4 ~= 0 then error('TAILRACE ' .. #ARGV .. ' arguments') end
+if #ARGV < 2 or (#ARGV - 2) % 4 ~= 0 then error('TAILRACE ' .. #ARGV .. ' arguments') end
+for index, key in ipairs(KEYS) do
+  local wanted = index == 1 and 'hash' or 'stream'
+  local found = redis.call('TYPE', key).ok
+  if found ~= 'none' and found ~= wanted then error('TAILRACE key ' .. key .. ' is a ' .. found) end
+end
+for at = 3, #ARGV, 4 do
+  local index = tonumber(ARGV[at])
+  if not index or index < 1 or not KEYS[2 + index] then error('TAILRACE argument ' .. at .. ' names no stream') end
+end
 local answers = {}
 for at = 3, #ARGV, 4 do
   local stream, entry = KEYS[2 + tonumber(ARGV[at])], ARGV[at + 1]

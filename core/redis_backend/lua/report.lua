@@ -4,14 +4,14 @@
 -- ARGV 1 group  2 entry  3 consumer  4 delivery  5 final ('1' or '0')  6 task  7 workflow  8 traceparent  9 data
 -- Returns 'ok' or 'lost'. A final report removes the task in the same step.
 
-if #ARGV ~= 9 then error('TAILRACE ' .. #ARGV .. ' arguments') end
+if #KEYS ~= 3 or #ARGV ~= 9 then error('TAILRACE ' .. #KEYS .. ' keys, ' .. #ARGV .. ' arguments') end
 for index, kind in ipairs({'stream', 'stream', 'hash'}) do
   local found = redis.call('TYPE', KEYS[index]).ok
   if found ~= 'none' and found ~= kind then error('TAILRACE key ' .. KEYS[index] .. ' is a ' .. found) end
 end
 local pending = redis.pcall('XPENDING', KEYS[1], ARGV[1], ARGV[2], ARGV[2], 1)
 if pending.err or #pending == 0 then return 'lost' end
-if pending[1][2] ~= ARGV[3] or tostring(pending[1][4]) ~= ARGV[4] then return 'lost' end
+if pending[1][1] ~= ARGV[2] or pending[1][2] ~= ARGV[3] or tostring(pending[1][4]) ~= ARGV[4] then return 'lost' end
 if ARGV[5] == '1' then
   redis.call('XACK', KEYS[1], ARGV[1], ARGV[2])
   redis.call('XDEL', KEYS[1], ARGV[2])
