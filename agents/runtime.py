@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 _tracer = trace.get_tracer("tailrace.agents")
 _propagator = TraceContextTextMapPropagator()
 
-TAKE_BLOCK_SECONDS: Final = 2.0
+TAKE_BLOCK_SECONDS: Final = 5.0
 CLAIM_POLL_SECONDS: Final = 0.5
 RETRY_SECONDS: Final = (0.1, 0.2, 0.5, 1.0, 2.0)
 

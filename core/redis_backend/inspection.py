@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from tailrace.core.partitioning import partition_of
-from tailrace.core.redis_backend.replies import info, pairs
+from tailrace.core.redis_backend.replies import info, microseconds, pairs
 from tailrace.core.store.port import OpenEntry, PartitionFacts, Queue, WorkerBeat
 
 if TYPE_CHECKING:
@@ -86,22 +86,31 @@ async def owner_of_entry(store: RedisStore, partition: int, place: str) -> tuple
 
 
 async def queues(store: RedisStore, agents: Sequence[str]) -> list[Queue]:
-    """Backlog is XLEN minus what is pending: the group's own `lag` is wrong as soon as entries are deleted."""
-    return [await _queue(store, agent, partition) for agent in agents for partition in range(store.partitions)]
+    """Backlog is XLEN minus what is pending: the group's own `lag` is wrong as soon as entries are deleted.
+
+    One round trip for all of them, because a watchdog asks every few seconds.
+    """
+    places = [(agent, partition) for agent in agents for partition in range(store.partitions)]
+    commands: list[tuple[str | int, ...]] = [("TIME",)]
+    for agent, partition in places:
+        for stream in _lanes(store, agent, partition):
+            commands += [("XLEN", stream), ("XPENDING", stream, agent), ("XRANGE", stream, "-", "+", "COUNT", 1)]
+    time, *replies = await store.client.pipeline_tolerant(commands)
+    now = microseconds(time)
+    return [_queue(agent, partition, replies[6 * n : 6 * n + 6], now) for n, (agent, partition) in enumerate(places)]
 
 
-async def _queue(store: RedisStore, agent: str, partition: int) -> Queue:
+def _lanes(store: RedisStore, agent: str, partition: int) -> list[str]:
     part = store.keys.partition(partition)
-    now = await store.now()
-    backlog = pending_count = 0
+    return [part.tasks(agent, urgent=urgent) for urgent in (True, False)]
+
+
+def _queue(agent: str, partition: int, replies: Sequence[Any], now: int) -> Queue:
+    """The replies of both lanes: length, summary of what is pending (or an error without a group), first entry."""
+    backlog = pending = oldest_us = 0
     has_group = True
-    oldest_us = 0
     by_worker: dict[str, int] = {}
-    for urgent in (True, False):
-        stream = part.tasks(agent, urgent=urgent)
-        length, summary, first = await store.client.pipeline_tolerant(
-            [("XLEN", stream), ("XPENDING", stream, agent), ("XRANGE", stream, "-", "+", "COUNT", 1)]
-        )
+    for length, summary, first in (replies[:3], replies[3:]):
         held = 0
         if isinstance(summary, Exception):
             has_group = False
@@ -110,16 +119,16 @@ async def _queue(store: RedisStore, agent: str, partition: int) -> Queue:
             for consumer, count in summary[3] or ():
                 name = consumer.decode()
                 by_worker[name] = by_worker.get(name, 0) + int(count)
-        pending_count += held
+        pending += held
         backlog += int(length) - held
-        if first and not isinstance(first, Exception):
+        if first:
             oldest_us = max(oldest_us, now - _entry_us(first[0][0]))
     return Queue(
         agent=agent,
         partition=partition,
         has_group=has_group,
         backlog=backlog,
-        pending=pending_count,
+        pending=pending,
         oldest_age_us=oldest_us,
         pending_by_worker=by_worker,
     )

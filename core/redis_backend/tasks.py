@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 import msgspec
+from redis.exceptions import RedisError
 
 from tailrace.core.codec import decode, encode
 from tailrace.core.commands import Report
@@ -22,12 +23,15 @@ from tailrace.core.redis_backend.connection import MAX_BLOCK_SECONDS, Argument, 
 from tailrace.core.redis_backend.inspection import FORGET_SECONDS
 from tailrace.core.redis_backend.keys import RELEASED
 from tailrace.core.redis_backend.replies import Fields, entries, pairs
-from tailrace.core.redis_backend.store import RedisStore, ensure_group
+from tailrace.core.redis_backend.store import RedisStore
 from tailrace.core.store.port import Delivery, Renewal, TaskMessage, WorkerBeat
 from tailrace.core.workflow.history import output_key
 
 #: How long a worker with few free slots watches some of its streams before it looks at all of them again.
 WATCH_SECONDS: Final = 0.5
+
+#: How often a worker's place in the index is written anew, in microseconds; its beat is written each time.
+ENLIST_US: Final = 10_000_000
 
 BEAT_EXPIRY_MS: Final = FORGET_SECONDS * 1000
 _FINAL: Final = frozenset({"completed", "failed", "cancelled"})
@@ -118,28 +122,47 @@ class RedisTasks:
         return await self._claim("expired", free, ())
 
     async def _claim(self, mode: str, free: int, held: Sequence[str]) -> list[Delivery]:
-        limits = self._store.limits
-        lease_ms, pulse_us = round(limits.lease_seconds * 1000), round(limits.pulse_seconds * 1_000_000)
-        args: list[Argument] = [mode, self._agent, self._name, lease_ms]
-        deliveries: list[Delivery] = []
+        """All partitions in one round trip, with the free slots dealt out; then those that have more, with what is left."""
         self._turn += 1
-        for offset in range(len(self._parts)):
-            partition = (self._turn + offset) % len(self._parts)
-            part = self._parts[partition]
-            lanes = self._lanes(partition)
-            left = max(0, free - len(deliveries))
-            keys = [part.pulse, part.reports, part.cancels, *lanes]
-            status, *claimed = await self._client.call(
-                scripts.CLAIM, keys, [*args, left, limits.delivery_limit, pulse_us, *held]
-            )
-            if status == b"nogroup":
-                for lane in lanes:
-                    await ensure_group(self._client, lane, self._agent)
-            for index, entry_id, delivery, _former, fields in claimed:
-                deliveries.append(
-                    _delivery(partition, lanes[index - 1], entry_id.decode(), pairs(fields), int(delivery))
-                )
+        order = [(self._turn + offset) % len(self._parts) for offset in range(len(self._parts))]
+        each, over = divmod(max(0, free), len(order))
+        calls = [
+            self._claim_call(mode, partition, each + (place < over), held) for place, partition in enumerate(order)
+        ]
+        deliveries: list[Delivery] = []
+        more: list[int] = []
+        problem: Exception | None = None
+        for partition, reply in zip(order, await self._client.calls(calls), strict=True):
+            if isinstance(reply, RedisError):
+                problem = translate(reply)
+                continue
+            status, *claimed = reply
+            deliveries += self._claimed(partition, claimed)
+            if status == b"more":
+                more.append(partition)
+            elif status == b"nogroup":
+                await self.join()
+        for partition in more:
+            if len(deliveries) < free:
+                call = self._claim_call(mode, partition, free - len(deliveries), held)
+                _, *claimed = await self._client.call(call.script, call.keys, call.args)
+                deliveries += self._claimed(partition, claimed)
+        if problem is not None and not deliveries:
+            raise problem
         return deliveries
+
+    def _claim_call(self, mode: str, partition: int, slots: int, held: Sequence[str]) -> Call:
+        limits, part = self._store.limits, self._parts[partition]
+        lease_ms, pulse_us = round(limits.lease_seconds * 1000), round(limits.pulse_seconds * 1_000_000)
+        args: list[Argument] = [mode, self._agent, self._name, lease_ms, slots, limits.delivery_limit, pulse_us, *held]
+        return Call(scripts.CLAIM, [part.pulse, part.reports, part.cancels, *self._lanes(partition)], args)
+
+    def _claimed(self, partition: int, claimed: Sequence[Any]) -> list[Delivery]:
+        lanes = self._lanes(partition)
+        return [
+            _delivery(partition, lanes[index - 1], entry_id.decode(), pairs(fields), int(delivery))
+            for index, entry_id, delivery, _former, fields in claimed
+        ]
 
     async def report(self, reports: Sequence[tuple[Delivery, Report, str]]) -> list[bool]:
         """One script each, all in one round trip. What is not final may be dropped by a full store."""
@@ -235,6 +258,7 @@ class RedisLeases:
         self._agent = agent
         self._name = name
         self._client = ThreadClient(store.client.settings)
+        self._enlisted_at = 0
 
     def renew(self, held: Sequence[Delivery]) -> list[Renewal]:
         """Renew what is still ours; name what is lost or to be cancelled."""
@@ -246,9 +270,11 @@ class RedisLeases:
     def beat(self, beat: WorkerBeat) -> None:
         """As `RedisTasks.beat`."""
         key = self._store.keys.worker(self._agent, self._name)
-        now = self._client.call(scripts.BEAT, [key], [msgspec.json.encode(beat), BEAT_EXPIRY_MS])
-        forget = int(now) - FORGET_SECONDS * 1_000_000
-        self._client.call(scripts.ENLIST, [self._store.keys.workers(self._agent)], [self._name, now, forget])
+        now = int(self._client.call(scripts.BEAT, [key], [msgspec.json.encode(beat), BEAT_EXPIRY_MS]))
+        if now - self._enlisted_at >= ENLIST_US:
+            forget = now - FORGET_SECONDS * 1_000_000
+            self._client.call(scripts.ENLIST, [self._store.keys.workers(self._agent)], [self._name, now, forget])
+            self._enlisted_at = now
 
     def close(self) -> None:
         """Close the connection."""
