@@ -85,15 +85,12 @@ def to_entry(row: asyncpg.Record) -> RawEntry:
 
 def _rows(batch: Batch) -> Iterable[Sequence[Any]]:
     for entry, record in zip(batch.entries, batch.records, strict=True):
-        yield (
-            entry.partition,
-            entry.seq,
-            text(entry.entry_id),
-            text(entry.workflow_id),
-            entry.version,
-            text(entry.type),
-            entry_time(entry.entry_id) if record is None else time(record.at),
-            None if record is None else jsonb(record.event),
-            entry.data,
-            text(entry.traceparent),
-        )
+        entry_id, workflow_id, kind, parent = entry.entry_id, entry.workflow_id, entry.type, entry.traceparent
+        every = f"{entry_id}{workflow_id}{kind}{parent}"
+        if "\x00" in every or not every.isascii():
+            entry_id, workflow_id, kind, parent = text(entry_id), text(workflow_id), text(kind), text(parent)
+        if record is None:
+            at, data = entry_time(entry_id), None
+        else:
+            at, data = time(record.at), jsonb(record.event)
+        yield entry.partition, entry.seq, entry_id, workflow_id, entry.version, kind, at, data, entry.data, parent

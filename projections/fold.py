@@ -6,8 +6,8 @@ through `core.workflow.history.apply`, the same fold that the store's snapshots 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any, Literal
+from collections.abc import Callable, Iterable
+from typing import Any, ClassVar, Final, Literal, TypeAlias
 
 import msgspec
 from msgspec.structs import replace
@@ -33,13 +33,15 @@ from tailrace.core.events import (
 from tailrace.core.store.port import RawEntry
 from tailrace.core.workflow.history import Record, apply
 from tailrace.core.workflow.state import WorkflowState
+from tailrace.projections.values import Row
 
 TaskStatus = Literal["dispatched", "running", "completed", "failed", "cancelled"]
 
 
-class TaskRow(msgspec.Struct, frozen=True, kw_only=True):
-    """One attempt of a stage. Times in microseconds since the epoch; `started_at` is that of the latest delivery."""
+class TaskRow(Row, frozen=True, kw_only=True):
+    """One attempt of a stage. `started_at` is that of the latest delivery."""
 
+    workflow_id: str
     task_id: str
     stage: str
     attempt: int
@@ -54,9 +56,16 @@ class TaskRow(msgspec.Struct, frozen=True, kw_only=True):
     error: Failure | None = None
 
 
-class StallRow(msgspec.Struct, frozen=True, kw_only=True):
+OpenTasks: TypeAlias = dict[str, TaskRow]
+Changes: TypeAlias = tuple[TaskRow, ...]
+
+
+class StallRow(Row, frozen=True, kw_only=True):
     """One finding of the watchdog, known by the version of its event."""
 
+    verbatim: ClassVar[frozenset[str]] = frozenset({"evidence"})
+
+    workflow_id: str
     version: int
     cause: str
     hop: str
@@ -99,9 +108,12 @@ class Run:
 
     def advance(self, record: Record) -> None:
         """Fold one record; raises what the fold raises, and is then unchanged."""
-        state = apply(self.state, record)
-        tasks = list(_task_changes(self.open_tasks, record.event, record.at, state))
-        stalls = list(_stall_changes(self.stall, self.state, state, record))
+        event, before = record.event, self.state
+        state = apply(before, record)
+        change = _TASKS.get(type(event))
+        tasks = change(self.open_tasks, event, record.at, state) if change else ()
+        if before is not None and before.stall is not state.stall:
+            self._note_stalls(record)
         self.state = state
         for task in tasks:
             self.tasks[task.task_id] = task
@@ -109,14 +121,15 @@ class Run:
                 self.open_tasks[task.stage] = task
             else:
                 self.open_tasks.pop(task.stage, None)
-        for stall in stalls:
-            self.stalls[stall.version] = stall
-            self.stall = stall if stall.cleared_at is None else None
-        event = record.event
         if isinstance(event, StageCompleted):
             self.outputs[event.stage, event.attempt] = event.output
         elif isinstance(event, WorkflowCreated):
             self.created = event
+
+    def _note_stalls(self, record: Record) -> None:
+        for stall in _stall_changes(self.stall, record):
+            self.stalls[stall.version] = stall
+            self.stall = stall if stall.cleared_at is None else None
 
 
 def to_record(entry: RawEntry) -> Record:
@@ -136,50 +149,77 @@ def to_record(entry: RawEntry) -> Record:
     )
 
 
-def _task_changes(open_tasks: dict[str, TaskRow], event: Event, at: int, state: WorkflowState) -> Iterable[TaskRow]:
-    """The rows of tasks that an event changes."""
-    match event:
-        case TaskDispatched():
-            yield TaskRow(
-                task_id=event.task_id, stage=event.stage, attempt=event.attempt, agent=event.agent, dispatched_at=at
-            )
-        case TaskRedispatched():
-            task = open_tasks[event.stage]
-            yield replace(task, status="dispatched", worker="", started_at=None, dispatched_at=at)
-        case TaskStarted():
-            task = open_tasks[event.stage]
-            deliveries = max(task.deliveries, event.delivery)
-            yield replace(task, status="running", worker=event.worker, started_at=at, deliveries=deliveries)
-        case TaskProgressed():
-            yield replace(open_tasks[event.stage], progress=event.fraction)
-        case TaskFailed():
-            task = open_tasks[event.stage]
-            worker = event.worker or task.worker
-            yield replace(task, status="failed", worker=worker, finished_at=at, error=event.error)
-        case StageCompleted():
-            task = open_tasks[event.stage]
-            worker = event.worker or task.worker
-            yield replace(task, status="completed", worker=worker, finished_at=at, progress=1.0)
-        case StageFailed() | WorkflowCompleted() | WorkflowFailed() | WorkflowCancelled() | WorkflowRetried():
-            # What the state does not hold open any more was cancelled with its stage or its run.
-            for name, task in open_tasks.items():
-                if state.stages[name].task is None:
-                    yield replace(task, status="cancelled", finished_at=at)
-        case _:
-            pass
+def _dispatched(open_tasks: OpenTasks, event: TaskDispatched, at: int, state: WorkflowState) -> Changes:
+    return (
+        TaskRow(
+            workflow_id=state.workflow_id,
+            task_id=event.task_id,
+            stage=event.stage,
+            attempt=event.attempt,
+            agent=event.agent,
+            dispatched_at=at,
+        ),
+    )
 
 
-def _stall_changes(
-    stall: StallRow | None, before: WorkflowState | None, state: WorkflowState, record: Record
-) -> Iterable[StallRow]:
+def _redispatched(open_tasks: OpenTasks, event: TaskRedispatched, at: int, state: WorkflowState) -> Changes:
+    task = open_tasks[event.stage]
+    return (replace(task, status="dispatched", worker="", started_at=None, dispatched_at=at),)
+
+
+def _started(open_tasks: OpenTasks, event: TaskStarted, at: int, state: WorkflowState) -> Changes:
+    task = open_tasks[event.stage]
+    deliveries = max(task.deliveries, event.delivery)
+    return (replace(task, status="running", worker=event.worker, started_at=at, deliveries=deliveries),)
+
+
+def _progressed(open_tasks: OpenTasks, event: TaskProgressed, at: int, state: WorkflowState) -> Changes:
+    return (replace(open_tasks[event.stage], progress=event.fraction),)
+
+
+def _failed(open_tasks: OpenTasks, event: TaskFailed, at: int, state: WorkflowState) -> Changes:
+    task = open_tasks[event.stage]
+    return (replace(task, status="failed", worker=event.worker or task.worker, finished_at=at, error=event.error),)
+
+
+def _completed(open_tasks: OpenTasks, event: StageCompleted, at: int, state: WorkflowState) -> Changes:
+    task = open_tasks[event.stage]
+    return (replace(task, status="completed", worker=event.worker or task.worker, finished_at=at, progress=1.0),)
+
+
+def _closed(open_tasks: OpenTasks, event: Event, at: int, state: WorkflowState) -> Changes:
+    """What the state does not hold open any more was cancelled with its stage or its run."""
+    return tuple(
+        replace(task, status="cancelled", finished_at=at)
+        for name, task in open_tasks.items()
+        if state.stages[name].task is None
+    )
+
+
+#: How an event changes the rows of tasks: (open tasks by stage, event, at, state after it) -> rows.
+_TASKS: Final[dict[type[Event], Callable[[OpenTasks, Any, int, WorkflowState], Changes]]] = {
+    TaskDispatched: _dispatched,
+    TaskRedispatched: _redispatched,
+    TaskStarted: _started,
+    TaskProgressed: _progressed,
+    TaskFailed: _failed,
+    StageCompleted: _completed,
+    StageFailed: _closed,
+    WorkflowCompleted: _closed,
+    WorkflowFailed: _closed,
+    WorkflowCancelled: _closed,
+    WorkflowRetried: _closed,
+}
+
+
+def _stall_changes(stall: StallRow | None, record: Record) -> Iterable[StallRow]:
     """The rows of stalls that a record changes: the standing one ends, the new one begins."""
-    if before is None or before.stall is state.stall:
-        return
     if stall is not None:
         yield replace(stall, cleared_at=record.at)
     event = record.event
     if isinstance(event, WorkflowStalled):
         yield StallRow(
+            workflow_id=record.workflow_id,
             version=record.version,
             cause=event.cause,
             hop=event.hop,

@@ -2,16 +2,40 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from collections.abc import Iterator
+from typing import Any, ClassVar, Final
 
+from tailrace.core.events import Failure
 from tailrace.core.workflow.state import StageState
 from tailrace.projections.batch import Batch
 from tailrace.projections.fold import Run
 from tailrace.projections.session import Session
 from tailrace.projections.sql import statements
-from tailrace.projections.values import jsonb, shown, text, time
+from tailrace.projections.values import Row, document
 
 _SQL = statements("stages")
+
+
+class _Stage(Row, frozen=True, kw_only=True):
+    """A row. An attempt gives its output once: when that was before this batch, the statement keeps what is there."""
+
+    verbatim: ClassVar[frozenset[str]] = frozenset({"output"})
+
+    workflow_id: str
+    stage: str
+    ordinal: int
+    status: str
+    weight: int
+    attempt: int
+    tries: int
+    progress: float
+    worker: str | None
+    started_at: int | None
+    finished_at: int | None
+    retry_at: int | None
+    output_attempt: int | None
+    output: Any
+    error: Failure | None
 
 
 class Stages:
@@ -21,45 +45,40 @@ class Stages:
 
     async def apply(self, session: Session, batch: Batch) -> None:
         """Write the stages that differ from before the batch."""
-        rows = [row for run in batch.runs.values() for row in _rows(run, batch.partition)]
+        rows = [row for run in batch.runs.values() for row in _rows(run)]
         if rows:
-            await session.execute(_SQL["write"], *zip(*rows, strict=True))
+            await session.execute(_SQL["write"], batch.partition, document(rows))
 
     async def clear(self, session: Session, partition: int, workflow_id: str | None = None) -> None:
         """Remove the rows of a partition, or of one run."""
         await session.execute(_SQL["clear"], partition, workflow_id)
 
 
-def _rows(run: Run, partition: int) -> list[tuple[Any, ...]]:
+def _rows(run: Run) -> Iterator[_Stage]:
     if run.state is None:
-        return []
+        return
     before = {} if run.before is None else run.before.stages
-    return [
-        _row(run, partition, ordinal, name, stage)
-        for ordinal, (name, stage) in enumerate(run.state.stages.items())
-        if before.get(name) is not stage
-    ]
+    for ordinal, (name, stage) in enumerate(run.state.stages.items()):
+        if before.get(name) is not stage:
+            yield _row(run, ordinal, name, stage)
 
 
-def _row(run: Run, partition: int, ordinal: int, name: str, stage: StageState) -> tuple[Any, ...]:
-    # An attempt gives its output once. When it was given before this batch, the statement keeps what is there.
-    output = None if stage.output_attempt is None else run.outputs.get((name, stage.output_attempt))
-    progress = 1.0 if stage.status == "completed" else stage.task.fraction if stage.task else 0.0
-    return (
-        run.workflow_id,
-        name,
-        ordinal,
-        partition,
-        stage.status,
-        stage.weight,
-        stage.attempt,
-        stage.tries,
-        progress,
-        text(stage.task.worker) or None if stage.task else None,
-        time(stage.started_at),
-        time(stage.finished_at),
-        time(stage.retry_at),
-        stage.output_attempt,
-        None if output is None else jsonb(output),
-        shown(stage.error),
+def _row(run: Run, ordinal: int, name: str, stage: StageState) -> _Stage:
+    task, given = stage.task, stage.output_attempt
+    return _Stage(
+        workflow_id=run.workflow_id,
+        stage=name,
+        ordinal=ordinal,
+        status=stage.status,
+        weight=stage.weight,
+        attempt=stage.attempt,
+        tries=stage.tries,
+        progress=1.0 if stage.status == "completed" else task.fraction if task else 0.0,
+        worker=task.worker or None if task else None,
+        started_at=stage.started_at,
+        finished_at=stage.finished_at,
+        retry_at=stage.retry_at,
+        output_attempt=given,
+        output=None if given is None else run.outputs.get((name, given)),
+        error=stage.error,
     )

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 from tailrace.projections.batch import Batch
-from tailrace.projections.fold import TaskRow
 from tailrace.projections.session import Session
 from tailrace.projections.sql import statements
-from tailrace.projections.values import shown, text, time
+from tailrace.projections.values import document
 
 _SQL = statements("tasks")
 
@@ -20,31 +19,10 @@ class Tasks:
 
     async def apply(self, session: Session, batch: Batch) -> None:
         """Write the tasks that changed, each once."""
-        rows = [
-            _row(run.workflow_id, batch.partition, task) for run in batch.runs.values() for task in run.tasks.values()
-        ]
+        rows = [task for run in batch.runs.values() for task in run.tasks.values()]
         if rows:
-            await session.execute(_SQL["write"], *zip(*rows, strict=True))
+            await session.execute(_SQL["write"], batch.partition, document(rows))
 
     async def clear(self, session: Session, partition: int, workflow_id: str | None = None) -> None:
         """Remove the rows of a partition, or of one run."""
         await session.execute(_SQL["clear"], partition, workflow_id)
-
-
-def _row(workflow_id: str, partition: int, task: TaskRow) -> tuple[Any, ...]:
-    return (
-        workflow_id,
-        text(task.task_id),
-        partition,
-        task.stage,
-        task.attempt,
-        text(task.agent),
-        text(task.worker),
-        task.status,
-        task.deliveries,
-        task.progress,
-        time(task.dispatched_at),
-        time(task.started_at),
-        time(task.finished_at),
-        shown(task.error),
-    )

@@ -7,12 +7,16 @@ null (the raw bytes of its event are kept); text gets U+FFFD in the place of wha
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import msgspec
 
 from tailrace.core.clock import to_datetime
+
+#: What encoding raises for values that JSON can't hold.
+_UNFIT: Final = (TypeError, ValueError, NotImplementedError, RecursionError, OverflowError, msgspec.MsgspecError)
 
 _encode = msgspec.json.Encoder().encode
 #: An escaped NUL: an odd number of backslashes before `u0000`.
@@ -26,8 +30,35 @@ def jsonb(value: Any) -> str | None:
         if b"\\u0000" in data and _NUL.search(data):
             return None
         return data.decode()
-    except (TypeError, ValueError, NotImplementedError, RecursionError, OverflowError, msgspec.MsgspecError):
+    except _UNFIT:
         return None
+
+
+class Row(msgspec.Struct, frozen=True, kw_only=True):
+    """Base of the rows that are written. Times are in microseconds since the epoch.
+
+    `verbatim` names the fields that are shown as they are or not at all: null where they can't be held.
+    """
+
+    verbatim: ClassVar[frozenset[str]] = frozenset()
+
+
+def document(rows: Sequence[Row]) -> str:
+    """Rows as JSON for `json_to_recordset`, all of which Postgres can hold."""
+    try:
+        data = _encode(rows)
+        if b"\\u0000" not in data:
+            return data.decode()
+    except _UNFIT:
+        pass
+    return _encode([{name: _fit(row, name) for name in row.__struct_fields__} for row in rows]).decode()
+
+
+def _fit(row: Row, name: str) -> Any:
+    value = getattr(row, name)
+    if value is None or isinstance(value, int | float) or jsonb(value) is not None:
+        return value
+    return None if name in row.verbatim else cleaned(msgspec.to_builtins(value))
 
 
 def text(value: str) -> str:
@@ -50,13 +81,6 @@ def cleaned(value: Any) -> Any:
             return [cleaned(item) for item in value]
         case _:
             return value
-
-
-def shown(value: Any) -> str | None:
-    """JSON text of a struct that people must see: kept as it is where possible, else cleaned; None stays None."""
-    if value is None:
-        return None
-    return jsonb(value) or jsonb(cleaned(msgspec.to_builtins(value)))
 
 
 def time(at_us: int | None) -> datetime | None:

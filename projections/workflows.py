@@ -2,17 +2,52 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, ClassVar, Final
+
+from msgspec.structs import asdict
 
 from tailrace.core.clock import to_rfc3339
+from tailrace.core.events import Failure, WorkflowCreated
 from tailrace.core.ids import trace_id_of
 from tailrace.core.workflow.state import Stall, WorkflowState
 from tailrace.projections.batch import Batch
 from tailrace.projections.session import Session
 from tailrace.projections.sql import statements
-from tailrace.projections.values import jsonb, shown, text, time
+from tailrace.projections.values import Row, document
 
 _SQL = statements("workflows")
+
+
+class _Moving(Row, frozen=True, kw_only=True):
+    """What of a row may change with every event."""
+
+    workflow_id: str
+    status: str
+    current_stage: str | None
+    progress_percentage: int
+    version: int
+    round: int
+    error: Failure | None
+    stall: dict[str, Any] | None
+    updated_at: int
+    completed_at: int | None
+
+
+class _Whole(_Moving, frozen=True, kw_only=True):
+    """A whole row, which its run's first event is needed for."""
+
+    verbatim: ClassVar[frozenset[str]] = frozenset({"input"})
+
+    type: str
+    name: str
+    description: str
+    requirements: str
+    priority: str
+    definition: str
+    trace_id: str | None
+    labels: dict[str, str]
+    input: dict[str, Any]
+    created_at: int
 
 
 class Workflows:
@@ -22,66 +57,60 @@ class Workflows:
 
     async def apply(self, session: Session, batch: Batch) -> None:
         """Insert runs that begin in the batch, update those that go on."""
-        begun: list[tuple[Any, ...]] = []
-        moved: list[tuple[Any, ...]] = []
+        begun, moved = [], []
         for run in batch.runs.values():
-            state, created = run.state, run.created
-            if state is None or state is run.before:
+            if run.state is None or run.state is run.before:
                 continue
-            if created is None:
-                moved.append(_moving(state))
-                continue
-            begun.append(
-                (
-                    *_moving(state),
-                    batch.partition,
-                    text(created.type),
-                    text(created.name),
-                    text(created.description),
-                    text(created.requirements),
-                    text(created.priority),
-                    state.definition,
-                    trace_id_of(state.traceparent),
-                    jsonb(created.labels) or "{}",
-                    jsonb(created.input),
-                    time(state.created_at),
-                )
-            )
+            if run.created is not None:
+                begun.append(_whole(run.state, run.created))
+            else:
+                moved.append(_moving(run.state))
         if begun:
-            await session.execute(_SQL["begin"], *zip(*begun, strict=True))
+            await session.execute(_SQL["begin"], batch.partition, document(begun))
         if moved:
-            await session.execute(_SQL["move"], *zip(*moved, strict=True))
+            await session.execute(_SQL["move"], document(moved))
 
     async def clear(self, session: Session, partition: int, workflow_id: str | None = None) -> None:
         """Remove the rows of a partition, or of one run."""
         await session.execute(_SQL["clear"], partition, workflow_id)
 
 
-def _moving(state: WorkflowState) -> tuple[Any, ...]:
-    """What of a row may change after the first event."""
-    return (
-        state.workflow_id,
-        state.status,
-        state.current_stage,
-        state.progress_percentage,
-        state.version,
-        state.round,
-        shown(state.error),
-        _stall(state.stall),
-        time(state.updated_at),
-        time(state.completed_at),
+def _whole(state: WorkflowState, created: WorkflowCreated) -> _Whole:
+    return _Whole(
+        **asdict(_moving(state)),
+        type=created.type,
+        name=created.name,
+        description=created.description,
+        requirements=created.requirements,
+        priority=created.priority,
+        definition=state.definition,
+        trace_id=trace_id_of(state.traceparent),
+        labels=created.labels,
+        input=created.input,
+        created_at=state.created_at,
     )
 
 
-def _stall(stall: Stall | None) -> str | None:
-    if stall is None:
-        return None
-    return jsonb(
-        {
-            "cause": text(stall.cause),
-            "hop": text(stall.hop),
-            "since": to_rfc3339(stall.since),
-            "summary": text(stall.summary),
-            "suggestion": text(stall.suggestion),
-        }
+def _moving(state: WorkflowState) -> _Moving:
+    return _Moving(
+        workflow_id=state.workflow_id,
+        status=state.status,
+        current_stage=state.current_stage,
+        progress_percentage=state.progress_percentage,
+        version=state.version,
+        round=state.round,
+        error=state.error,
+        stall=None if state.stall is None else _stall(state.stall),
+        updated_at=state.updated_at,
+        completed_at=state.completed_at,
     )
+
+
+def _stall(stall: Stall) -> dict[str, Any]:
+    return {
+        "cause": stall.cause,
+        "hop": stall.hop,
+        "since": to_rfc3339(stall.since),
+        "summary": stall.summary,
+        "suggestion": stall.suggestion,
+    }

@@ -1,12 +1,15 @@
 -- name: write
 INSERT INTO tailrace.stages AS s (
-    workflow_id, stage, ordinal, partition, status, weight, attempt, tries, progress, worker,
+    partition, workflow_id, stage, ordinal, status, weight, attempt, tries, progress, worker,
     started_at, finished_at, retry_at, output_attempt, output, error
 )
-SELECT * FROM unnest(
-    $1::text[], $2::text[], $3::integer[], $4::integer[], $5::text[], $6::integer[], $7::integer[], $8::integer[],
-    $9::double precision[], $10::text[], $11::timestamptz[], $12::timestamptz[], $13::timestamptz[], $14::integer[],
-    $15::jsonb[], $16::jsonb[]
+SELECT
+    $1, workflow_id, stage, ordinal, status, weight, attempt, tries, progress, worker,
+    tailrace.instant(started_at), tailrace.instant(finished_at), tailrace.instant(retry_at), output_attempt, output, error
+FROM json_to_recordset($2) AS n (
+    workflow_id text, stage text, ordinal integer, status text, weight integer, attempt integer, tries integer,
+    progress double precision, worker text, started_at bigint, finished_at bigint, retry_at bigint,
+    output_attempt integer, output jsonb, error jsonb
 )
 ON CONFLICT (workflow_id, stage) DO UPDATE
 SET status = EXCLUDED.status, attempt = EXCLUDED.attempt, tries = EXCLUDED.tries, progress = EXCLUDED.progress,

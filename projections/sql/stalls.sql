@@ -1,10 +1,13 @@
 -- name: write
 INSERT INTO tailrace.stalls (
-    workflow_id, version, partition, cause, hop, summary, suggestion, evidence, since, cleared_at
+    partition, workflow_id, version, cause, hop, summary, suggestion, evidence, since, cleared_at
 )
-SELECT * FROM unnest(
-    $1::text[], $2::bigint[], $3::integer[], $4::text[], $5::text[], $6::text[], $7::text[], $8::jsonb[],
-    $9::timestamptz[], $10::timestamptz[]
+SELECT
+    $1, workflow_id, version, cause, hop, summary, suggestion, evidence,
+    tailrace.instant(since), tailrace.instant(cleared_at)
+FROM json_to_recordset($2) AS n (
+    workflow_id text, version bigint, cause text, hop text, summary text, suggestion text, evidence jsonb,
+    since bigint, cleared_at bigint
 )
 ON CONFLICT (workflow_id, version) DO UPDATE SET cleared_at = EXCLUDED.cleared_at
 

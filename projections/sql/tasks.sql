@@ -1,11 +1,15 @@
 -- name: write
 INSERT INTO tailrace.tasks (
-    workflow_id, task_id, partition, stage, attempt, agent, worker, status, deliveries, progress,
+    partition, workflow_id, task_id, stage, attempt, agent, worker, status, deliveries, progress,
     dispatched_at, started_at, finished_at, error
 )
-SELECT * FROM unnest(
-    $1::text[], $2::text[], $3::integer[], $4::text[], $5::integer[], $6::text[], $7::text[], $8::text[], $9::integer[],
-    $10::double precision[], $11::timestamptz[], $12::timestamptz[], $13::timestamptz[], $14::jsonb[]
+SELECT
+    $1, workflow_id, task_id, stage, attempt, agent, worker, status, deliveries, progress,
+    tailrace.instant(dispatched_at), tailrace.instant(started_at), tailrace.instant(finished_at), error
+FROM json_to_recordset($2) AS n (
+    workflow_id text, task_id text, stage text, attempt integer, agent text, worker text, status text,
+    deliveries integer, progress double precision, dispatched_at bigint, started_at bigint, finished_at bigint,
+    error jsonb
 )
 ON CONFLICT (workflow_id, task_id) DO UPDATE
 SET worker = EXCLUDED.worker, status = EXCLUDED.status, deliveries = EXCLUDED.deliveries,

@@ -1,25 +1,26 @@
 -- name: begin
 INSERT INTO tailrace.workflows (
-    workflow_id, status, current_stage, progress_percentage, version, round, error, stall, updated_at, completed_at,
-    partition, type, name, description, requirements, priority, definition, trace_id, labels, input, created_at
+    partition, workflow_id, type, name, description, requirements, priority, definition, trace_id, labels, input,
+    status, current_stage, progress_percentage, version, round, error, stall, created_at, updated_at, completed_at
 )
-SELECT * FROM unnest(
-    $1::text[], $2::text[], $3::text[], $4::integer[], $5::bigint[], $6::integer[], $7::jsonb[], $8::jsonb[],
-    $9::timestamptz[], $10::timestamptz[],
-    $11::integer[], $12::text[], $13::text[], $14::text[], $15::text[], $16::text[], $17::text[], $18::text[],
-    $19::jsonb[], $20::jsonb[], $21::timestamptz[]
+SELECT
+    $1, workflow_id, type, name, description, requirements, priority, definition, trace_id, labels, input,
+    status, current_stage, progress_percentage, version, round, error, stall,
+    tailrace.instant(created_at), tailrace.instant(updated_at), tailrace.instant(completed_at)
+FROM json_to_recordset($2) AS n (
+    workflow_id text, type text, name text, description text, requirements text, priority text, definition text,
+    trace_id text, labels jsonb, input jsonb, status text, current_stage text, progress_percentage integer,
+    version bigint, round integer, error jsonb, stall jsonb, created_at bigint, updated_at bigint, completed_at bigint
 )
 
 -- name: move
 UPDATE tailrace.workflows AS w
 SET status = n.status, current_stage = n.current_stage, progress_percentage = n.progress_percentage,
-    version = n.version, round = n.round, error = n.error, stall = n.stall, updated_at = n.updated_at,
-    completed_at = n.completed_at
-FROM unnest(
-    $1::text[], $2::text[], $3::text[], $4::integer[], $5::bigint[], $6::integer[], $7::jsonb[], $8::jsonb[],
-    $9::timestamptz[], $10::timestamptz[]
-) AS n (
-    workflow_id, status, current_stage, progress_percentage, version, round, error, stall, updated_at, completed_at
+    version = n.version, round = n.round, error = n.error, stall = n.stall,
+    updated_at = tailrace.instant(n.updated_at), completed_at = tailrace.instant(n.completed_at)
+FROM json_to_recordset($1) AS n (
+    workflow_id text, status text, current_stage text, progress_percentage integer, version bigint, round integer,
+    error jsonb, stall jsonb, updated_at bigint, completed_at bigint
 )
 WHERE w.workflow_id = n.workflow_id
 

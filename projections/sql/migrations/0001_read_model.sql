@@ -1,6 +1,11 @@
 -- The read model. Everything here is derived from the log: it can be thrown away and built again.
 -- Text that is only compared for equality or sorted by code is COLLATE "C": the same order whatever the database's locale.
 
+-- An instant in microseconds since the epoch, as the log has it. Not immutable, so that it is inlined.
+CREATE FUNCTION tailrace.instant(microseconds bigint) RETURNS timestamptz
+LANGUAGE sql STABLE PARALLEL SAFE
+RETURN timestamptz 'epoch' + microseconds * interval '1 microsecond';
+
 -- Which store this database belongs to; written once.
 CREATE TABLE tailrace.identity (
     single      boolean PRIMARY KEY DEFAULT true CHECK (single),
