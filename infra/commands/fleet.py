@@ -56,9 +56,9 @@ def stalls_command(as_json: bool) -> None:
         return
     from rich.console import Console  # noqa: PLC0415
     from rich.markup import escape  # noqa: PLC0415
-    from rich.table import Table  # noqa: PLC0415
+    from rich.table import Column, Table  # noqa: PLC0415
 
-    table = Table("run", "cause", "hop", "since", "summary")
+    table = Table(Column("run", no_wrap=True), "cause", "hop", "since", "summary")
     for item in page["items"]:
         table.add_row(
             item["workflow_id"],

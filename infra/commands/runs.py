@@ -85,9 +85,9 @@ def list_command(as_json: bool, stalled: bool, type_: str | None, **query: Any) 
         return
     from rich.console import Console  # noqa: PLC0415
     from rich.markup import escape  # noqa: PLC0415
-    from rich.table import Table  # noqa: PLC0415
+    from rich.table import Column, Table  # noqa: PLC0415
 
-    table = Table("id", "type", "name", "status", "progress", "stage", "created", "stall")
+    table = Table(Column("id", no_wrap=True), "type", "name", "status", "progress", "stage", "created", "stall")
     for item in page["items"]:
         stall = item.get("stall") or {}
         table.add_row(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
@@ -24,16 +25,16 @@ def print_workflow(workflow: dict[str, Any], stages: Sequence[dict[str, Any]]) -
     console.print(heading(workflow))
     console.print(stage_table(stages))
     for name, output in workflow["stage_outputs"].items():
-        console.print(Text.assemble((f"{name}: ", "bold"), _short(output)))
+        console.print(Text.assemble((f"{name}: ", "bold"), _short(output)), soft_wrap=True)
     for problem in problems(workflow):
         console.print(problem)
 
 
 def live_view(workflow: dict[str, Any], stages: Sequence[dict[str, Any]]) -> RenderableType:
     """The run as `watch` shows it."""
-    return Group(
-        heading(workflow), _bar(workflow["progress_percentage"] / 100, 40), stage_table(stages), *problems(workflow)
-    )
+    whole = Table.grid()
+    whole.add_row(_bar(workflow["progress_percentage"] / 100, 40))
+    return Group(heading(workflow), whole, stage_table(stages), *problems(workflow))
 
 
 def heading(workflow: dict[str, Any]) -> Text:
@@ -87,5 +88,5 @@ def _bar(fraction: float, width: int) -> ProgressBar:
 
 
 def _short(value: Any, limit: int = 160) -> str:
-    text = str(value)
+    text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= limit else f"{text[:limit]} …"

@@ -9,7 +9,7 @@ import click
 from rich.console import Console
 from rich.live import Live
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from tailrace.infra.client import Gateway
 from tailrace.infra.commands.options import gateway, json_option, print_json, styled
@@ -67,7 +67,7 @@ def _watch_all(client: Gateway, as_json: bool) -> None:
             if as_json:
                 print_json(page)
                 return
-            table = Table("id", "name", "status", "progress", "stage", "stall")
+            table = Table(Column("id", no_wrap=True), "name", "status", "progress", "stage", "stall")
             for item in page["items"]:
                 stall = (item["stall"] or {}).get("cause", "")
                 table.add_row(
