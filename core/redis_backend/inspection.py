@@ -6,9 +6,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
+from redis.exceptions import RedisError
 
 from tailrace.core.partitioning import partition_of
-from tailrace.core.redis_backend.replies import info, microseconds, pairs
+from tailrace.core.redis_backend import scripts
+from tailrace.core.redis_backend.connection import Call, translate
+from tailrace.core.redis_backend.replies import info, pairs
 from tailrace.core.store.port import OpenEntry, PartitionFacts, Queue, WorkerBeat
 
 if TYPE_CHECKING:
@@ -88,16 +91,18 @@ async def owner_of_entry(store: RedisStore, partition: int, place: str) -> tuple
 async def queues(store: RedisStore, agents: Sequence[str]) -> list[Queue]:
     """Backlog is XLEN minus what is pending: the group's own `lag` is wrong as soon as entries are deleted.
 
-    One round trip for all of them, because a watchdog asks every few seconds.
+    Both are read in one script, because tasks come and go between two commands; one round trip for all of them, because
+    a watchdog asks every few seconds.
     """
     places = [(agent, partition) for agent in agents for partition in range(store.partitions)]
-    commands: list[tuple[str | int, ...]] = [("TIME",)]
-    for agent, partition in places:
-        for stream in _lanes(store, agent, partition):
-            commands += [("XLEN", stream), ("XPENDING", stream, agent), ("XRANGE", stream, "-", "+", "COUNT", 1)]
-    time, *replies = await store.client.pipeline_tolerant(commands)
-    now = microseconds(time)
-    return [_queue(agent, partition, replies[6 * n : 6 * n + 6], now) for n, (agent, partition) in enumerate(places)]
+    now = await store.now()
+    replies = await store.client.calls(
+        [Call(scripts.QUEUE, _lanes(store, agent, partition), [agent]) for agent, partition in places]
+    )
+    for reply in replies:
+        if isinstance(reply, RedisError):
+            raise translate(reply) from reply
+    return [_queue(agent, partition, reply, now) for (agent, partition), reply in zip(places, replies, strict=True)]
 
 
 def _lanes(store: RedisStore, agent: str, partition: int) -> list[str]:
@@ -105,24 +110,20 @@ def _lanes(store: RedisStore, agent: str, partition: int) -> list[str]:
     return [part.tasks(agent, urgent=urgent) for urgent in (True, False)]
 
 
-def _queue(agent: str, partition: int, replies: Sequence[Any], now: int) -> Queue:
-    """The replies of both lanes: length, summary of what is pending (or an error without a group), first entry."""
+def _queue(agent: str, partition: int, reply: Sequence[Any], now: int) -> Queue:
+    """The replies for both lanes: length, what is pending (-1 without a group), oldest entry, and who holds how many."""
     backlog = pending = oldest_us = 0
     has_group = True
     by_worker: dict[str, int] = {}
-    for length, summary, first in (replies[:3], replies[3:]):
-        held = 0
-        if isinstance(summary, Exception):
-            has_group = False
-        else:
-            held = int(summary[0])
-            for consumer, count in summary[3] or ():
-                name = consumer.decode()
-                by_worker[name] = by_worker.get(name, 0) + int(count)
-        pending += held
-        backlog += int(length) - held
-        if first:
-            oldest_us = max(oldest_us, now - _entry_us(first[0][0]))
+    for length, held, oldest, *consumers in reply:
+        has_group = has_group and held >= 0
+        pending += max(0, held)
+        backlog += length - max(0, held)
+        for consumer, count in consumers:
+            name = consumer.decode()
+            by_worker[name] = by_worker.get(name, 0) + int(count)
+        if oldest:
+            oldest_us = max(oldest_us, now - _entry_us(oldest))
     return Queue(
         agent=agent,
         partition=partition,

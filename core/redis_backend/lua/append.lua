@@ -33,6 +33,12 @@ local function stream_key()
   return key
 end
 
+local function flag()
+  local value = text()
+  if value ~= '0' and value ~= '1' then error('TAILRACE argument ' .. at .. ' is not 0 or 1') end
+  return value
+end
+
 local function list(width, read)
   local count = number()
   if count % 1 ~= 0 or at + count * width > #ARGV then error('TAILRACE argument ' .. at .. ' counts too many') end
@@ -56,7 +62,7 @@ local timer, timer_due = text(), text()
 local reports = list(1, text)
 local records = list(3, function() return {text(), text(), text()} end)
 local outputs = list(2, function() return {text(), text()} end)
-local closings = list(4, function() return {text(), stream_key(), text(), text()} end)
+local closings = list(4, function() return {text(), stream_key(), text(), flag()} end)
 local dispatches = list(6, function() return {text(), stream_key(), text(), text(), text(), text()} end)
 local timers_set = list(2, function() return {text(), number()} end)
 local timers_cleared = list(1, text)

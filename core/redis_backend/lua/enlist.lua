@@ -2,7 +2,7 @@
 --
 -- KEYS 1 workers   ARGV 1 name  2 at (us), '' to leave  3 forget before (us)
 
-if #ARGV ~= 3 or not string.match(ARGV[2], '^%d*$') or not string.match(ARGV[3], '^-?%d+$') then
+if #ARGV ~= 3 or not string.match(ARGV[2], '^%d*$') or not string.match(ARGV[3], '^%d+$') then
   error('TAILRACE wrong arguments')
 end
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', ARGV[3])

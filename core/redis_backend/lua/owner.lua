@@ -4,7 +4,7 @@
 -- Returns the epoch, or 0 while somebody else holds it.
 
 local lease = tonumber(ARGV[3] or '')
-if #ARGV ~= 3 or not (lease and lease >= 0) then error('TAILRACE wrong arguments') end
+if #ARGV ~= 3 or not (lease and lease >= 0 and lease <= 2 ^ 53) then error('TAILRACE wrong arguments') end
 local parts = redis.call('TIME')
 local now = tonumber(parts[1]) * 1000000 + tonumber(parts[2])
 local owner = redis.call('HMGET', KEYS[1], 'name', 'epoch', 'until')

@@ -5,6 +5,7 @@
 -- Returns 'ok' or 'lost'. A final report removes the task in the same step.
 
 if #KEYS ~= 3 or #ARGV ~= 9 then error('TAILRACE ' .. #KEYS .. ' keys, ' .. #ARGV .. ' arguments') end
+if ARGV[5] ~= '0' and ARGV[5] ~= '1' then error('TAILRACE final is ' .. ARGV[5]) end
 for index, kind in ipairs({'stream', 'stream', 'hash'}) do
   local found = redis.call('TYPE', KEYS[index]).ok
   if found ~= 'none' and found ~= kind then error('TAILRACE key ' .. KEYS[index] .. ' is a ' .. found) end
