@@ -30,7 +30,7 @@ from tailrace.core.workflow.state import WorkflowState
 from tests.property.runs import Happening, RandomRun, happenings, pipelines
 
 bounded = settings(
-    max_examples=100,
+    max_examples=70,
     deadline=None,
     print_blob=True,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
