@@ -24,7 +24,7 @@ from tailrace.core.ids import TaskId
 Behaviour = Literal["succeed", "fail", "slow", "hang", "crash", "ignore-cancel", "bad-report", "block-loop", "progress"]
 BadReport = Literal["nul", "nan", "surrogate", "too-large"]
 
-FOREVER_SECONDS: Final = 10 * 365 * 86400.0
+MAX_SECONDS: Final = 366 * 86400.0
 PROGRESS_STEPS: Final = 10
 _BAD: Final[dict[BadReport, Any]] = {
     "nul": "a\x00b",
@@ -43,7 +43,7 @@ class Step(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """
 
     do: Behaviour = "succeed"
-    seconds: Annotated[float, msgspec.Meta(ge=0, le=FOREVER_SECONDS)] = 0.0
+    seconds: Annotated[float, msgspec.Meta(ge=0, le=MAX_SECONDS)] = 0.0
     retryable: bool = False
     reason: str = "simulated"
     bad: BadReport = "nul"
@@ -92,7 +92,7 @@ async def _play(context: TaskContext, step: Step) -> None:
             await asyncio.sleep(step.seconds)
             _fail(step)
         case "hang":
-            await asyncio.sleep(FOREVER_SECONDS)
+            await asyncio.Event().wait()
         case "crash":
             await asyncio.sleep(step.seconds)
             os.kill(os.getpid(), signal.SIGKILL)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import shutil
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -72,13 +75,28 @@ async def play(workspace: Workspace, scenario: Scenario, browser: BrowserUse) ->
     workspace.write_bytes(plan, msgspec.json.encode(_plan(workspace, scenario, browser)))
     script = str(Path(__file__).with_name("drive.py"))
     argv = [sys.executable, "-I", script, str(workspace.path(plan)), str(workspace.path(result))]
-    try:
-        said = (await workspace.run(argv, timeout_seconds=SECONDS)).tail(REASON_CHARACTERS)
-    except TaskError as error:
-        if error.reason != "subprocess-timeout":
-            raise
-        said = error.message
+    with _short_path_to(workspace.path("tmp")) as temporary:
+        try:
+            ended = await workspace.run(argv, timeout_seconds=SECONDS, env={"TMPDIR": temporary})
+            said = ended.tail(REASON_CHARACTERS)
+        except TaskError as error:
+            if error.reason != "subprocess-timeout":
+                raise
+            said = error.message
     return _played(workspace, result, said, browser)
+
+
+@contextlib.contextmanager
+def _short_path_to(folder: Path) -> Iterator[str]:
+    """A link to the folder, with a short path: Chromium puts a socket there, whose path may have 107 bytes at most."""
+    beside = Path(tempfile.mkdtemp(prefix="tr-"))
+    link = beside / "t"
+    try:
+        link.symlink_to(folder)
+        yield str(link)
+    finally:
+        link.unlink(missing_ok=True)
+        beside.rmdir()
 
 
 def _plan(workspace: Workspace, scenario: Scenario, browser: BrowserUse) -> dict[str, Any]:
@@ -106,8 +124,10 @@ def _played(workspace: Workspace, file: str, said: str, browser: BrowserUse) -> 
     return Played(use=use, steps=steps)
 
 
-def _broken(browser: BrowserUse, reason: str) -> BrowserUse:
-    text = " ".join("".join(sign if sign.isprintable() else " " for sign in reason).split())
-    return BrowserUse(
-        state="broken", reason=text[:REASON_CHARACTERS] or "it ended without a word", program=browser.program
-    )
+def _broken(browser: BrowserUse, said: str) -> BrowserUse:
+    """What the browser itself wrote counts most: it stands after `[err]` in what the driver reports."""
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    own = [line.partition("[err]")[2].strip() for line in lines if "[err]" in line]
+    text = " ".join((*lines[:1], *own[-3:]))
+    reason = "".join(sign if sign.isprintable() else " " for sign in text)[:REASON_CHARACTERS]
+    return BrowserUse(state="broken", reason=reason or "it ended without a word", program=browser.program)

@@ -24,7 +24,7 @@ _NEGATION = re.compile(r"\b(?:no|not|without|except|excluding|never|neither|nor|
 _CLAUSE = re.compile(r"[.;:!?\n]+|,?\s+\bbut\b|\bhowever\b")
 _BY_ZERO = re.compile(r"\b(?:divisions?|divid(?:e|es|ed|ing))\s+(?:\w+\s+)?by\s+(?:zero|0|nothing)\b")
 _SHARE = re.compile(r"\d\s*(?:%|percents?\b)|\bpercents? coverage\b")
-_LIST_MARK = re.compile(r"^\s*[-*+•]\s+", re.MULTILINE)
+_LIST_MARK = re.compile(r"^\s*[-*+•]\s+(?=[^\W\d_])", re.MULTILINE)
 _ARTICLES = r"(?:a|an|the|some|new|another|more|support|this|that|it|its|these|all|any)"
 _OPERANDS = r"(?:\w+\s+){0,2}(?:numbers?|values?|operands?|integers?|decimals?|figures?)\b"
 _VERB_ONLY = re.compile(
