@@ -13,11 +13,12 @@ from tailrace.gateway.access import Access
 from tailrace.gateway.feed import Feed
 from tailrace.gateway.metrics import Metrics
 from tailrace.gateway.middleware import add_headers, edge
-from tailrace.gateway.ports import Diagnose, ReadModel
+from tailrace.gateway.ports import Diagnose
 from tailrace.gateway.routes import agents, artifacts, commands, definitions, events, figures, health, stalls, workflows
 from tailrace.gateway.services import SERVICES, Services
 from tailrace.gateway.settings import GatewaySettings
 from tailrace.gateway.streams import source_of
+from tailrace.projections.queries import Queries
 
 PREFIX: Final = "/api/v1"
 
@@ -26,7 +27,7 @@ def build_app(
     *,
     store: WorkflowStore,
     commands_handler: CommandHandler,
-    queries: ReadModel,
+    queries: Queries,
     diagnose: Diagnose,
     artifact_store: ArtifactStore,
     settings: GatewaySettings,

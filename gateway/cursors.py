@@ -23,6 +23,10 @@ class Position(msgspec.Struct, frozen=True, array_like=True):
     entry_id: str = BEGINNING
     seq: int = 0
 
+    def is_before(self, other: Position) -> bool:
+        """Whether the other place is further on, by the order of entry ids."""
+        return _parts(self.entry_id) < _parts(other.entry_id)
+
 
 class RunCursor(msgspec.Struct, frozen=True, array_like=True, tag="run"):
     """A place in one run's history: its version, and the entry that made it ("" when it is not known)."""
@@ -75,6 +79,11 @@ def _decode(text: str) -> Any:
         return _decoder.decode(base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True))
     except (binascii.Error, ValueError, msgspec.MsgspecError):
         raise _refusal() from None
+
+
+def _parts(entry_id: str) -> tuple[int, int]:
+    milliseconds, _, number = entry_id.partition("-")
+    return int(milliseconds), int(number)
 
 
 def _is_entry_id(text: str) -> bool:

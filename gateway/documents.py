@@ -14,6 +14,7 @@ from tailrace.core.events import Failure
 from tailrace.core.ids import trace_id_of
 from tailrace.core.workflow.history import Snapshot
 from tailrace.core.workflow.state import StageState, Stall
+from tailrace.projections.rows import WorkflowRow
 
 _SHA256: Final = re.compile(r"^[0-9a-f]{64}$")
 
@@ -50,8 +51,8 @@ class WorkflowDocument(msgspec.Struct, frozen=True, kw_only=True):
     version: int
     trace_id: str | None
     stage_outputs: Mapping[str, Any]
-    error: ErrorDocument | None
-    stall: StallDocument | None
+    error: ErrorDocument | Mapping[str, Any] | None
+    stall: StallDocument | Mapping[str, Any] | None
     created_at: str | None
     updated_at: str | None
     completed_at: str | None
@@ -64,6 +65,7 @@ class StageDocument(msgspec.Struct, frozen=True, kw_only=True):
     status: str
     weight: int
     attempt: int
+    tries: int
     progress: float
     worker: str | None
     started_at: str | None
@@ -105,6 +107,12 @@ def workflow_document(snapshot: Snapshot) -> WorkflowDocument:
     )
 
 
+def archived_document(row: WorkflowRow) -> WorkflowDocument:
+    """The run as the read model has it."""
+    shown = {name: getattr(row, name) for name in WorkflowDocument.__struct_fields__}
+    return WorkflowDocument(**{**shown, "error": _plain(row.error), "stall": _plain(row.stall)})
+
+
 def stage_outputs(snapshot: Snapshot) -> dict[str, Any]:
     """The output of each completed stage; raises `Undecodable`."""
     try:
@@ -127,6 +135,7 @@ def _stage(name: str, stage: StageState, output: Any) -> StageDocument:
         status=stage.status,
         weight=stage.weight,
         attempt=stage.attempt,
+        tries=stage.tries,
         progress=done if task is None else task.fraction,
         worker=task.worker or None if task is not None else None,
         started_at=to_rfc3339(stage.started_at),
@@ -176,6 +185,10 @@ def _artifact(stage: str, ref: Mapping[str, Any]) -> ArtifactDocument:
         media_type=str(ref.get("media_type", "application/octet-stream")),
         stage=stage,
     )
+
+
+def _plain(part: msgspec.Struct | None) -> dict[str, Any] | None:
+    return None if part is None else msgspec.structs.asdict(part)
 
 
 def _error(error: Failure | None) -> ErrorDocument | None:

@@ -13,7 +13,7 @@ import msgspec
 from tailrace.core.errors import NotFound, ReadModelUnavailable
 from tailrace.core.partitioning import partition_of
 from tailrace.core.store.port import RawEntry, WorkflowStore
-from tailrace.gateway.ports import ReadModel
+from tailrace.projections.queries import Queries
 
 ARCHIVE_PAGE: Final = 500
 LOG_PAGE: Final = 1000
@@ -41,7 +41,7 @@ class Missing(msgspec.Struct, frozen=True, kw_only=True):
 class History:
     """Reads histories from the archive and the log."""
 
-    def __init__(self, store: WorkflowStore, queries: ReadModel) -> None:
+    def __init__(self, store: WorkflowStore, queries: Queries) -> None:
         self._store = store
         self._queries = queries
 

@@ -15,8 +15,9 @@ from tailrace.core.errors import StoreUnavailable
 from tailrace.core.store.port import WorkflowStore
 from tailrace.gateway.feed import Feed
 from tailrace.gateway.metrics import Metrics
-from tailrace.gateway.ports import Diagnose, ReadModel
+from tailrace.gateway.ports import Diagnose
 from tailrace.gateway.settings import GatewaySettings
+from tailrace.projections.queries import Queries
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +26,7 @@ class Services:
 
     store: WorkflowStore
     commands: CommandHandler
-    queries: ReadModel
+    queries: Queries
     diagnose: Diagnose
     artifacts: ArtifactStore
     settings: GatewaySettings
@@ -33,9 +34,9 @@ class Services:
     metrics: Metrics
 
     @asynccontextmanager
-    async def store_deadline(self) -> AsyncIterator[None]:
+    async def store_deadline(self, seconds: float | None = None) -> AsyncIterator[None]:
         """Bound what is asked of the store; raises `StoreUnavailable` when it takes too long."""
-        seconds = self.settings.store_timeout_seconds
+        seconds = self.settings.store_timeout_seconds if seconds is None else seconds
         try:
             async with asyncio.timeout(seconds):
                 yield

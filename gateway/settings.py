@@ -11,8 +11,8 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True):
     """Settings of one gateway process.
 
     `token`: when set, every request but the two probes must bear it. `allowed_hosts`: names in `Host` that a gateway bound to
-    a loopback address answers to, besides the loopback names themselves. `store_timeout_seconds` bounds every answer that
-    needs the store. `stream_queue` is how many events may wait for one SSE client before it is disconnected.
+    a loopback address answers to, besides the loopback names. `store_timeout_seconds` bounds every answer that needs the store;
+    `why` looks twice, and may take longer. `stream_queue` is how many events may wait for one SSE client before it is cut off.
     """
 
     host: str = "127.0.0.1"
@@ -22,6 +22,7 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True):
     max_body_bytes: int = MIB
     max_wait_seconds: float = 60.0
     store_timeout_seconds: float = 5.0
+    why_timeout_seconds: float = 20.0
     heartbeat_seconds: float = 15.0
     write_timeout_seconds: float = 10.0
     stream_queue: int = 1024

@@ -46,6 +46,10 @@ class ClientGone(Exception):
     """The client closed the connection, or does not read."""
 
 
+class Interrupted(Exception):
+    """The stream has to end before its end. Only a stream that is complete is closed politely."""
+
+
 def event_frame(item: Item, cursor: str) -> bytes:
     """An event with its cursor, or a comment that names what could not be read."""
     try:
@@ -123,12 +127,21 @@ async def open_stream(
         with suppress(ClientGone):
             await stream.send(f": {error.code}; connect again\n\n".encode())
             await stream.flush()
+        _break_off(request)
+    except Interrupted:
+        _break_off(request)
     except ClientGone:
         if request.transport is not None:
             # Closing politely would wait for a client that does not read.
             request.transport.abort()
     finally:
         metrics.streams -= 1
+
+
+def _break_off(request: web.Request) -> None:
+    """Send what was written, and close without the mark of a complete response: the client knows to connect again."""
+    if request.transport is not None:
+        request.transport.close()
 
 
 def wants_stream(request: web.Request) -> bool:

@@ -9,10 +9,11 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import Final, NoReturn
 
 import msgspec
 
+from tailrace.core.errors import ReadModelUnavailable
 from tailrace.core.events import TERMINAL
 from tailrace.core.partitioning import partition_of
 from tailrace.core.store.port import Head, WorkflowStore
@@ -22,7 +23,7 @@ from tailrace.gateway.cursors import LogCursor, Position, RunCursor
 from tailrace.gateway.feed import Subscription
 from tailrace.gateway.history import History, Missing, RunStatus
 from tailrace.gateway.services import Services
-from tailrace.gateway.sse import EventStream, Gap, event_frame
+from tailrace.gateway.sse import EventStream, Gap, Interrupted, event_frame
 
 LOG_PAGE: Final = 500
 
@@ -90,8 +91,7 @@ class RunStream:
             items = await subscription.take(self._services.settings.heartbeat_seconds)
             if not items:
                 if subscription.closed is not None:
-                    await end(stream, subscription, self._services)
-                    return
+                    await interrupt(stream, subscription, self._services)
                 await stream.heartbeat()
             for item in items:
                 await self._write_live(stream, item)
@@ -155,14 +155,13 @@ class LogStream:
             await self._resume(stream, self._cursor)
         async with self._services.feed.subscribe(self._partitions, self._wanted.workflow_id) as subscription:
             for partition, start in subscription.starts.items():
-                await self._catch_up(stream, partition, start.seq)
+                await self._catch_up(stream, partition, start)
             await stream.flush()
             while True:
                 items = await subscription.take(self._services.settings.heartbeat_seconds)
                 if not items:
                     if subscription.closed is not None:
-                        await end(stream, subscription, self._services)
-                        return
+                        await interrupt(stream, subscription, self._services)
                     await stream.heartbeat()
                 for item in items:
                     await self._write_item(stream, item)
@@ -181,20 +180,40 @@ class LogStream:
             if self._positions[partition].seq > ends[partition].seq:
                 await self._tell_gap(stream, partition, "the log went back behind the cursor")
                 self._positions[partition] = ends[partition]
-            await self._catch_up(stream, partition, ends[partition].seq)
+            await self._catch_up(stream, partition, ends[partition])
             await stream.flush()
 
-    async def _catch_up(self, stream: EventStream, partition: int, until_seq: int) -> None:
-        while (position := self._positions[partition]).seq < until_seq:
+    async def _catch_up(self, stream: EventStream, partition: int, end: Position) -> None:
+        """Write what is between here and `end`: from the log, and what was trimmed there from the archive."""
+        # By id and by seq: the id is exact while the log grows, the seq stays when the log was emptied.
+        while (position := self._positions[partition]).is_before(end) or position.seq < end.seq:
             entries = await self._store.read_log(partition, position.entry_id, count=LOG_PAGE)
-            first = entries[0].seq if entries else until_seq + 1
-            if first != position.seq + 1:
-                await self._tell_gap(stream, partition, f"seq {position.seq + 1} should follow, the log has {first}")
+            first = entries[0].seq if entries else end.seq + 1
+            if first > position.seq + 1:
+                await self._catch_up_archived(stream, partition, first)
+            elif first <= position.seq:
+                await self._tell_gap(stream, partition, f"after seq {position.seq} the log has {first}")
                 self._positions[partition] = Position(position.entry_id, first - 1)
-            if not entries:
-                self._positions[partition] = Position(position.entry_id, until_seq)
             for entry in entries:
                 await self._write_item(stream, Item(entry, source_of(self._store)))
+            if not entries:
+                self._positions[partition] = end
+
+    async def _catch_up_archived(self, stream: EventStream, partition: int, before_seq: int) -> None:
+        why = "they were trimmed, and the archive does not have them"
+        try:
+            while (seq := self._positions[partition].seq) + 1 < before_seq:
+                page = await self._services.queries.log(partition, seq, min(LOG_PAGE, before_seq - 1 - seq))
+                if not page or page[0].seq != seq + 1:
+                    break
+                for entry in page:
+                    await self._write_item(stream, Item(entry, source_of(self._store)))
+        except ReadModelUnavailable:
+            why = "they were trimmed, and the archive can't be asked now"
+        position = self._positions[partition]
+        if position.seq + 1 < before_seq:
+            await self._tell_gap(stream, partition, f"seq {position.seq + 1} to {before_seq - 1} are not shown: {why}")
+            self._positions[partition] = Position(position.entry_id, before_seq - 1)
 
     async def _write_item(self, stream: EventStream, item: Item) -> None:
         entry = item.entry
@@ -209,8 +228,8 @@ class LogStream:
         await stream.gap(Gap(reason="history-gone", detail=detail, partition=partition))
 
 
-async def end(stream: EventStream, subscription: Subscription, services: Services) -> None:
-    """Say why a stream that has not reached its end is ended: the client may resume from its cursor."""
+async def interrupt(stream: EventStream, subscription: Subscription, services: Services) -> NoReturn:
+    """End a stream that has not reached its end, and say why; the client may resume from its cursor."""
     match subscription.closed:
         case "slow":
             services.metrics.slow_streams += 1
@@ -220,6 +239,7 @@ async def end(stream: EventStream, subscription: Subscription, services: Service
         case _:
             await stream.send(b": the gateway stops; connect again\n\n")
             await stream.flush()
+    raise Interrupted
 
 
 def source_of(store: WorkflowStore) -> str:

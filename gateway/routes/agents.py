@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 from aiohttp import web
@@ -13,6 +13,7 @@ from tailrace.core.errors import NotFound, ReadModelUnavailable
 from tailrace.core.store.port import Queue, WorkerBeat
 from tailrace.gateway.responses import document, items
 from tailrace.gateway.services import Services, services_of
+from tailrace.projections.rows import AgentStats
 
 #: A worker beats each second; one that was silent for this long does not count as live.
 LIVE_SECONDS: Final = 5.0
@@ -42,7 +43,7 @@ class AgentDocument(msgspec.Struct, frozen=True, kw_only=True):
     in_flight: int
     oldest_wait_seconds: float
     success_rate: float | None
-    stats: Any
+    stats: AgentStats | None
     workers: Sequence[WorkerDocument]
 
 
@@ -86,14 +87,16 @@ async def _documents(services: Services, names: Sequence[str]) -> list[AgentDocu
     ]
 
 
-async def _stats(services: Services) -> Mapping[str, Any]:
+async def _stats(services: Services) -> Mapping[str, AgentStats]:
     try:
         return {stats.agent: stats for stats in await services.queries.agent_stats()}
     except ReadModelUnavailable:
         return {}
 
 
-def _document(name: str, queues: Sequence[Queue], beats: Sequence[WorkerBeat], stats: Any, now: int) -> AgentDocument:
+def _document(
+    name: str, queues: Sequence[Queue], beats: Sequence[WorkerBeat], stats: AgentStats | None, now: int
+) -> AgentDocument:
     workers = [_worker(beat, now) for beat in beats]
     live = [worker for worker in workers if worker.live]
     return AgentDocument(

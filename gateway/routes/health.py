@@ -11,7 +11,7 @@ import msgspec
 from aiohttp import web
 
 from tailrace.core.clock import SECOND
-from tailrace.core.errors import ReadModelUnavailable, TailraceError
+from tailrace.core.errors import TailraceError
 from tailrace.core.store.port import PartitionFacts
 from tailrace.gateway.responses import document
 from tailrace.gateway.services import Services, services_of
@@ -109,7 +109,7 @@ async def _store(services: Services) -> Check:
 async def _read_model(services: Services) -> Check:
     try:
         await services.queries.checkpoints()
-    except ReadModelUnavailable as error:
+    except TailraceError as error:
         return Check(status="unavailable", detail=f"{error.code}: {error}")
     return Check(status="ok")
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from aiohttp import web
 
 from tailrace.gateway.responses import document, items
+from tailrace.gateway.schemas import query_flag, query_number
 from tailrace.gateway.services import services_of
 
 
@@ -16,8 +17,14 @@ def routes(prefix: str) -> Sequence[web.RouteDef]:
 
 
 async def stalls(request: web.Request) -> web.Response:
-    """Every run that is stalled now."""
-    return items(await services_of(request).queries.stalls())
+    """Findings of the watchdog, newest first: those that stand, or with `open=false` also those that are over."""
+    query = request.query
+    found = await services_of(request).queries.stalls(
+        open_only=query_flag(query, "open") is not False,
+        workflow_id=query.get("workflow_id"),
+        limit=query_number(query, "limit", default=100, least=1, most=500),
+    )
+    return items(found)
 
 
 async def overview(request: web.Request) -> web.Response:

@@ -18,17 +18,23 @@ from tailrace.core.errors import FieldError, InvalidInput, NotFound
 from tailrace.core.ids import idempotent_workflow_id, new_workflow_id
 from tailrace.core.workflow.definition import Pipeline
 from tailrace.core.workflow.history import Snapshot
-from tailrace.gateway.documents import artifact_documents, stage_documents, workflow_document
+from tailrace.gateway.documents import (
+    archived_document,
+    artifact_documents,
+    stage_documents,
+    stage_outputs,
+    workflow_document,
+)
 from tailrace.gateway.requests import bearer_of, body_of
 from tailrace.gateway.responses import document, items, workflow_id_of
 from tailrace.gateway.schemas import CreateWorkflowRequest, query_flag, query_number, read
 from tailrace.gateway.services import Services, services_of
 from tailrace.gateway.tracing import trace_of
 from tailrace.gateway.waiting import wait_ended
+from tailrace.projections.rows import WorkflowRow
 
 ACTOR: Final = "api"
 _KEY: Final = re.compile(r"^[\x21-\x7e]{1,255}$")
-_STATUSES: Final = ("initiated", "running", "paused", "completed", "failed", "cancelled")
 
 
 def routes(prefix: str) -> Sequence[web.RouteDef]:
@@ -86,11 +92,8 @@ async def create(request: web.Request) -> web.Response:
 async def list_workflows(request: web.Request) -> web.Response:
     """Runs, newest first."""
     query = request.query
-    status = query.get("status")
-    if status is not None and status not in _STATUSES:
-        raise InvalidInput(f"`status` is one of: {', '.join(_STATUSES)}")
     page = await services_of(request).queries.list_workflows(
-        status=status,
+        status=query.get("status"),
         type=query.get("type"),
         labels=_labels(query.getall("label", [])),
         q=query.get("q"),
@@ -98,7 +101,7 @@ async def list_workflows(request: web.Request) -> web.Response:
         limit=query_number(query, "limit", default=50, least=1, most=200),
         cursor=query.get("cursor"),
     )
-    return document(page)
+    return items([archived_document(row) for row in page.items], page.next_cursor)
 
 
 async def show(request: web.Request) -> web.Response:
@@ -107,7 +110,7 @@ async def show(request: web.Request) -> web.Response:
     snapshot = await load(services, workflow_id)
     if snapshot is not None:
         return document(workflow_document(snapshot))
-    return document(await archived(services, workflow_id))
+    return document(archived_document(await archived(services, workflow_id)))
 
 
 async def stages(request: web.Request) -> web.Response:
@@ -132,7 +135,8 @@ async def tasks(request: web.Request) -> web.Response:
 async def why(request: web.Request) -> web.Response:
     """Why the run does not move."""
     services, workflow_id = services_of(request), workflow_id_of(request)
-    async with services.store_deadline():
+    # It answers also when the store does not, and says so.
+    async with services.store_deadline(services.settings.why_timeout_seconds):
         return document(await services.diagnose(workflow_id))
 
 
@@ -140,8 +144,9 @@ async def artifacts(request: web.Request) -> web.Response:
     """What the run's stages have stored."""
     services, workflow_id = services_of(request), workflow_id_of(request)
     snapshot = await load(services, workflow_id)
-    found = workflow_document(snapshot) if snapshot is not None else await archived(services, workflow_id)
-    return items(artifact_documents(found.stage_outputs))
+    if snapshot is not None:
+        return items(artifact_documents(stage_outputs(snapshot)))
+    return items(artifact_documents((await archived(services, workflow_id)).stage_outputs))
 
 
 async def load(services: Services, workflow_id: str) -> Snapshot | None:
@@ -150,7 +155,7 @@ async def load(services: Services, workflow_id: str) -> Snapshot | None:
         return await services.store.load(workflow_id)
 
 
-async def archived(services: Services, workflow_id: str) -> Any:
+async def archived(services: Services, workflow_id: str) -> WorkflowRow:
     """The run out of the read model; raises `NotFound`."""
     found = await services.queries.get_workflow(workflow_id)
     if found is None:

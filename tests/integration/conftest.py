@@ -1,26 +1,53 @@
-"""Servers and parts that the integration tests share."""
+"""Parts that the integration tests share."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
+from uuid import uuid4
 
+import asyncpg
 import pytest
-import pytest_asyncio
 
-from tailrace.infra.embedded import EmbeddedRedis
+from tailrace.infra.embedded import EmbeddedPostgres, EmbeddedRedis
 from tests.integration.gateway_harness import Gateway, gateway
 
 
-@pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def gateway_redis(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[str]:
-    """The URL of a real server that the gateway's tests share, each in a namespace of its own."""
-    async with EmbeddedRedis(tmp_path_factory.mktemp("gateway") / "redis", appendfsync="no") as server:
-        yield server.url
+@pytest.fixture(scope="session")
+def postgres_server(
+    server_runner: asyncio.Runner, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[EmbeddedPostgres]:
+    """A Postgres for all tests that leave it running."""
+    server = EmbeddedPostgres(tmp_path_factory.mktemp("postgres") / "data")
+    server_runner.run(server.start())
+    yield server
+    server_runner.run(server.close())
 
 
 @pytest.fixture
-async def served(gateway_redis: str, tmp_path: Path) -> AsyncIterator[Gateway]:
+async def database_url(postgres_server: EmbeddedPostgres) -> AsyncIterator[str]:
+    """An empty database of its own."""
+    name = f"gateway_{uuid4().hex[:12]}"
+    admin = await asyncpg.connect(postgres_server.url)
+    try:
+        await admin.execute(f"CREATE DATABASE {name}")
+        yield urlsplit(postgres_server.url)._replace(path=f"/{name}").geturl()
+        await admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    finally:
+        await admin.close()
+
+
+@pytest.fixture
+async def served(redis_server: EmbeddedRedis, tmp_path: Path) -> AsyncIterator[Gateway]:
     """A gateway with a working worker, while Postgres is down."""
-    async with gateway(gateway_redis, tmp_path) as found:
+    async with gateway(redis_server.url, tmp_path) as found:
+        yield found
+
+
+@pytest.fixture
+async def projected(redis_server: EmbeddedRedis, database_url: str, tmp_path: Path) -> AsyncIterator[Gateway]:
+    """A gateway with a working worker, a Postgres and a projector."""
+    async with gateway(redis_server.url, tmp_path, postgres_url=database_url) as found:
         yield found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +19,6 @@ from tailrace.core.artifacts import FileArtifacts
 from tailrace.core.commands import Report
 from tailrace.core.engine.command_handler import CommandHandler
 from tailrace.core.engine.orchestrator import Orchestrator
-from tailrace.core.errors import ReadModelUnavailable
 from tailrace.core.events import Failure
 from tailrace.core.redis_backend.connection import RedisSettings
 from tailrace.core.redis_backend.store import RedisStore
@@ -28,11 +27,16 @@ from tailrace.core.store.port import Delivery
 from tailrace.core.workflow.definition import Definition, RetryPolicy, StageDefinition
 from tailrace.gateway.app import build_app
 from tailrace.gateway.listen import serving
-from tailrace.gateway.ports import ReadModel
 from tailrace.gateway.services import SERVICES, Services
 from tailrace.gateway.settings import GatewaySettings
+from tailrace.projections.queries import Queries
+from tailrace.projections.runtime import Projector
+from tests.integration.projections.support import quick, until
 
 PATIENCE_SECONDS = 20.0
+
+#: Where no Postgres is.
+NOWHERE = "postgresql://nobody@/nothing?host=/nonexistent"
 
 #: Three stages in a row, tried once each.
 APP = Definition(
@@ -42,16 +46,6 @@ APP = Definition(
         for name, needs in (("plan", ()), ("build", ("plan",)), ("ship", ("build",)))
     ),
 )
-
-
-class NoPostgres:
-    """The read model while Postgres is down: every question fails alike."""
-
-    def __getattr__(self, name: str) -> Callable[..., Awaitable[Any]]:
-        async def fail(*args: Any, **kwargs: Any) -> Any:
-            raise ReadModelUnavailable("Postgres can't be reached")
-
-        return fail
 
 
 class Diagnosis(msgspec.Struct, frozen=True, kw_only=True):
@@ -205,6 +199,15 @@ class Gateway:
                     return document
                 await anext(aiter(events))
 
+    async def archived(self, document: dict[str, Any]) -> None:
+        """Wait until the read model has the run as the document shows it."""
+
+        async def reached() -> bool:
+            row = await self.services.queries.get_workflow(document["workflow_id"])
+            return row is not None and row.version >= document["version"]
+
+        await until(reached)
+
     @asynccontextmanager
     async def stream(self, path: str, **headers: str) -> AsyncIterator[EventReader]:
         """An event stream under `/api/v1`."""
@@ -225,7 +228,7 @@ async def gateway(
     redis_url: str,
     folder: Path,
     *,
-    queries: ReadModel | None = None,
+    postgres_url: str | None = None,
     working: bool = True,
     namespace: str = "",
     **settings: Any,
@@ -241,15 +244,21 @@ async def gateway(
         await store.put_definition(APP)
         worker = Worker(RedisTasks(store, "builder", "w1"))
         commands = CommandHandler(store)
+        queries = await stack.enter_async_context(Queries(postgres_url or NOWHERE))
         chosen = GatewaySettings(**{"port": 0, "store_timeout_seconds": 2.0, "shutdown_seconds": 2.0, **settings})
         app = build_app(
             store=store,
             commands_handler=commands,
-            queries=queries or NoPostgres(),
+            queries=queries,
             diagnose=diagnose,
             artifact_store=FileArtifacts(folder),
             settings=chosen,
         )
+        if postgres_url is not None:
+            projector = Projector(postgres_url, store, name="p", options=quick())
+            await stack.enter_async_context(running(projector.run()))
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                await projector.wait_ready()
         if working:
             await stack.enter_async_context(running(Orchestrator(store, "o1").run(), worker.run()))
         url = await stack.enter_async_context(serving(app, chosen))
@@ -260,10 +269,13 @@ async def gateway(
 @asynccontextmanager
 async def running(*works: Any) -> AsyncIterator[None]:
     """Run these beside the block, and end them with it."""
+    before = asyncio.all_tasks()
     tasks = [asyncio.ensure_future(work) for work in works]
     try:
         yield
     finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        # Again, and the tasks within as well: `asyncio.wait_for` of Python 3.11 may swallow a cancellation in the driver.
+        while not all(task.done() for task in tasks):
+            for task in asyncio.all_tasks() - before - {asyncio.current_task()}:
+                task.cancel()
+            await asyncio.wait(tasks, timeout=0.1)
