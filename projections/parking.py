@@ -6,12 +6,13 @@ a partition it tries parked runs again, because newer code may read what older c
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from tailrace.projections.batch import Batch, ParkedEntry
 from tailrace.projections.session import Session
 from tailrace.projections.sql import statements
-from tailrace.projections.values import text
+from tailrace.projections.values import entry_time, text
 
 _SQL = statements("parking")
 _MAX_BIGINT = 2**63 - 1
@@ -27,9 +28,13 @@ async def park(session: Session, batch: Batch) -> None:
     if not batch.parked:
         return
     await session.executemany(_SQL["park"], [_row(item) for item in batch.parked])
-    stopped = [text(item.entry.workflow_id) for item in batch.parked if item.first]
-    if stopped:
-        await session.execute(_SQL["mark"], stopped)
+    await mark(session, [item.entry.workflow_id for item in batch.parked if item.first])
+
+
+async def mark(session: Session, workflow_ids: Sequence[str]) -> None:
+    """Let runs say that they are parked, and why."""
+    if workflow_ids:
+        await session.execute(_SQL["mark"], [text(workflow_id) for workflow_id in workflow_ids])
 
 
 async def last_parked_version(session: Session, workflow_id: str) -> int:
@@ -53,6 +58,7 @@ def _row(item: ParkedEntry) -> tuple[Any, ...]:
         _fitting(entry.version),
         text(entry.type),
         text(entry.traceparent),
+        entry_time(entry.entry_id),
         entry.data,
         text(item.reason),
     )

@@ -49,17 +49,26 @@ def server_settings(application_name: str, *, statement_seconds: float, **more: 
         "idle_in_transaction_session_timeout": _milliseconds(IDLE_IN_TRANSACTION_SECONDS),
         "tcp_user_timeout": _milliseconds(UNANSWERED_SECONDS),
         "jit": "off",
+        "search_path": "tailrace",
         "timezone": "UTC",
         **more,
     }
 
 
-async def connect(url: str, application_name: str, *, statement_seconds: float = STATEMENT_SECONDS) -> Session:
+async def connect(
+    url: str,
+    application_name: str,
+    *,
+    statement_seconds: float = STATEMENT_SECONDS,
+    search_path: str = "tailrace",
+) -> Session:
     """A session that writes read models: its commits return before they are on disk (rows and checkpoint together).
 
     Raises what is in `UNAVAILABLE`.
     """
-    settings = server_settings(application_name, statement_seconds=statement_seconds, synchronous_commit="off")
+    settings = server_settings(
+        application_name, statement_seconds=statement_seconds, synchronous_commit="off", search_path=search_path
+    )
     async with asyncio.timeout(CONNECT_SECONDS):
         return await asyncpg.connect(
             url,

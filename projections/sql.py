@@ -1,6 +1,7 @@
 """The SQL beside the modules: `sql/<name>.sql` holds statements, each under a line `-- name: <statement>`.
 
-One module reads one file. Nothing here builds SQL from values.
+One module reads one file. Nothing here builds SQL from values. Statements that write rows name their tables without a
+schema: the session's search path says whether these are the ones that are read, or those that are built beside them.
 """
 
 from __future__ import annotations

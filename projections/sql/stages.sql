@@ -1,5 +1,5 @@
 -- name: write
-INSERT INTO tailrace.stages AS s (
+INSERT INTO stages AS s (
     partition, workflow_id, stage, ordinal, status, weight, attempt, tries, progress, worker,
     started_at, finished_at, retry_at, output_attempt, output, error
 )
@@ -19,4 +19,4 @@ SET status = EXCLUDED.status, attempt = EXCLUDED.attempt, tries = EXCLUDED.tries
                   ELSE EXCLUDED.output END
 
 -- name: clear
-DELETE FROM tailrace.stages WHERE partition = $1 AND ($2::text IS NULL OR workflow_id = $2)
+DELETE FROM stages WHERE partition = $1 AND ($2::text IS NULL OR workflow_id = $2)

@@ -1,5 +1,5 @@
 -- name: write
-INSERT INTO tailrace.stalls (
+INSERT INTO stalls (
     partition, workflow_id, version, cause, hop, summary, suggestion, evidence, since, cleared_at
 )
 SELECT
@@ -12,4 +12,4 @@ FROM json_to_recordset($2) AS n (
 ON CONFLICT (workflow_id, version) DO UPDATE SET cleared_at = EXCLUDED.cleared_at
 
 -- name: clear
-DELETE FROM tailrace.stalls WHERE partition = $1 AND ($2::text IS NULL OR workflow_id = $2)
+DELETE FROM stalls WHERE partition = $1 AND ($2::text IS NULL OR workflow_id = $2)

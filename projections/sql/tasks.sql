@@ -1,5 +1,5 @@
 -- name: write
-INSERT INTO tailrace.tasks (
+INSERT INTO tasks (
     partition, workflow_id, task_id, stage, attempt, agent, worker, status, deliveries, progress,
     dispatched_at, started_at, finished_at, error
 )
@@ -17,4 +17,4 @@ SET worker = EXCLUDED.worker, status = EXCLUDED.status, deliveries = EXCLUDED.de
     finished_at = EXCLUDED.finished_at, error = EXCLUDED.error
 
 -- name: clear
-DELETE FROM tailrace.tasks WHERE partition = $1 AND ($2::text IS NULL OR workflow_id = $2)
+DELETE FROM tasks WHERE partition = $1 AND ($2::text IS NULL OR workflow_id = $2)

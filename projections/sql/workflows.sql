@@ -1,5 +1,5 @@
 -- name: begin
-INSERT INTO tailrace.workflows (
+INSERT INTO workflows (
     partition, workflow_id, type, name, description, requirements, priority, definition, trace_id, labels, input,
     status, current_stage, progress_percentage, version, round, error, stall, created_at, updated_at, completed_at
 )
@@ -14,7 +14,7 @@ FROM json_to_recordset($2) AS n (
 )
 
 -- name: move
-UPDATE tailrace.workflows AS w
+UPDATE workflows AS w
 SET status = n.status, current_stage = n.current_stage, progress_percentage = n.progress_percentage,
     version = n.version, round = n.round, error = n.error, stall = n.stall,
     updated_at = tailrace.instant(n.updated_at), completed_at = tailrace.instant(n.completed_at)
@@ -25,4 +25,4 @@ FROM json_to_recordset($1) AS n (
 WHERE w.workflow_id = n.workflow_id
 
 -- name: clear
-DELETE FROM tailrace.workflows WHERE partition = $1 AND ($2::text IS NULL OR workflow_id = $2)
+DELETE FROM workflows WHERE partition = $1 AND ($2::text IS NULL OR workflow_id = $2)

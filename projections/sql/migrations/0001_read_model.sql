@@ -156,6 +156,7 @@ CREATE TABLE tailrace.parked (
     version     bigint NOT NULL,
     type        text COLLATE "C" NOT NULL,
     traceparent text COLLATE "C" NOT NULL,
+    at          timestamptz,
     raw         bytea NOT NULL,
     reason      text NOT NULL,
     parked_at   timestamptz NOT NULL DEFAULT now(),
