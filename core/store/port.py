@@ -338,7 +338,7 @@ class TaskQueue(Protocol):
     """Tasks, as one worker of one agent sees them."""
 
     async def join(self) -> None:
-        """Make the agent's groups where they are missing, and take or release what is pending under this name."""
+        """Make the agent's groups where they are missing; what is pending under this name is for `reconcile`."""
 
     async def take(self, free: int, *, block_seconds: float) -> list[Delivery]:
         """Up to `free` tasks, urgent ones first; waits up to `block_seconds` when there are none."""
