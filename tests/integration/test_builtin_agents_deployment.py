@@ -218,12 +218,14 @@ async def test_another_workers_deployment_takes_over(run: Run) -> None:
     first = await run.play("deployment")
     second = Run(run.folder)
     second.stages = dict(run.stages)
-    assert (await second.play("deployment"))["replaced"] is True
-    await wait_until(lambda: len(app_pids(run)) == 1)
-    assert not await healthy(first["url"])
-    monitored = await run.play("monitoring", watch_seconds=0.2, interval_seconds=0.05)
-    assert (monitored["url"], monitored["note"]) == (second.stages["deployment"]["url"], "")
-    await second.close()
+    try:
+        assert (await second.play("deployment"))["replaced"] is True
+        await wait_until(lambda: len(app_pids(run)) == 1)
+        assert not await healthy(first["url"])
+        monitored = await run.play("monitoring", watch_seconds=0.2, interval_seconds=0.05)
+        assert (monitored["url"], monitored["note"]) == (second.stages["deployment"]["url"], "")
+    finally:
+        await second.close()
 
 
 async def test_a_removed_workspace_ends_the_app(run: Run, tmp_path: Path) -> None:
