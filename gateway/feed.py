@@ -116,6 +116,11 @@ class _Tail:
         self._listeners = _Listeners()
         self._task: asyncio.Task[None] | None = None
 
+    @property
+    def reads(self) -> bool:
+        """True while somebody listens and the end of the log is known."""
+        return self._task is not None and self._at_end.is_set()
+
     async def join(self, subscription: Subscription, timeout_seconds: float) -> None:
         """Deliver everything from here on to `subscription`; raises `StoreUnavailable` when the end can't be found."""
         self._listeners.add(subscription)
@@ -204,6 +209,11 @@ class Feed:
         self._queue_limit = queue_limit
         self._timeout_seconds = timeout_seconds
         self._closed = False
+
+    @property
+    def listening(self) -> int:
+        """How many partitions are read now."""
+        return sum(tail.reads for tail in self._tails)
 
     @asynccontextmanager
     async def subscribe(self, partitions: Iterable[int], workflow_id: str | None = None) -> AsyncIterator[Subscription]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -163,6 +163,7 @@ class Gateway:
     commands: CommandHandler
     worker: Worker
     app: web.Application
+    stop: Callable[[], Awaitable[None]]
 
     @property
     def services(self) -> Services:
@@ -261,9 +262,12 @@ async def gateway(
                 await projector.wait_ready()
         if working:
             await stack.enter_async_context(running(Orchestrator(store, "o1").run(), worker.run()))
-        url = await stack.enter_async_context(serving(app, chosen))
         client = await stack.enter_async_context(aiohttp.ClientSession())
-        yield Gateway(url=url, client=client, store=store, commands=commands, worker=worker, app=app)
+        server = await stack.enter_async_context(AsyncExitStack())
+        url = await server.enter_async_context(serving(app, chosen))
+        yield Gateway(
+            url=url, client=client, store=store, commands=commands, worker=worker, app=app, stop=server.aclose
+        )
 
 
 @asynccontextmanager
