@@ -1,0 +1,118 @@
+"""Projecting from real stores: what the store holds of a run, and what the read model says of it, are the same."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from tailrace.core.commands import ApplyReport, CancelWorkflow
+from tailrace.core.redis_backend.store import RedisStore
+from tailrace.core.store.memory import MemoryBackend
+from tailrace.core.store.port import WorkflowStore
+from tailrace.core.testing.builders import completed, started
+from tailrace.core.testing.runner import Runner
+from tailrace.infra.embedded import EmbeddedRedis
+from tailrace.projections.queries import Queries
+from tailrace.projections.runtime import ProjectorOptions
+from tests.integration.projections.run_log import SEVEN
+from tests.integration.projections.support import Database, projecting, until
+
+PROCESS = Path(__file__).with_name("projector_process.py")
+
+
+@pytest.fixture(params=["memory", "redis"])
+def store(request: pytest.FixtureRequest) -> WorkflowStore:
+    """Both back ends."""
+    if request.param == "memory":
+        return MemoryBackend().store()
+    found: RedisStore = request.getfixturevalue("redis_store")
+    return found
+
+
+async def finish(runner: Runner, workflow_id: str, stages: int = 7) -> None:
+    """Bring a run through its first `stages` stages."""
+    for name in list(SEVEN.stages)[:stages]:
+        task_id = f"{workflow_id}:{name}:1"
+        await runner.carry_out(workflow_id, ApplyReport(report=started(task_id)))
+        await runner.carry_out(workflow_id, ApplyReport(report=completed(task_id, {"stage": name})))
+
+
+async def caught_up(db: Database, store: WorkflowStore) -> bool:
+    """True when every projection is where the store's log ends."""
+    if await db.value("SELECT to_regclass('tailrace.checkpoints') IS NULL"):
+        return False
+    seqs = await db.projected()
+    heads = [(await store.head(partition)).seq for partition in range(store.partitions)]
+    return len(seqs) == 5 * store.partitions and all(seq == heads[partition] for (_, partition), seq in seqs.items())
+
+
+async def test_rows_are_what_the_store_holds(
+    postgres_url: str, db: Database, queries: Queries, store: WorkflowStore
+) -> None:
+    """State, outputs and history of each run, on the memory store and on a real Redis."""
+    runner = Runner(store, SEVEN)
+    await runner.prepare()
+    async with projecting(postgres_url, store):
+        for number in range(6):
+            await runner.create(f"run-{number}", labels={"n": str(number)})
+            await finish(runner, f"run-{number}", stages=number + 2)
+        await runner.carry_out("run-0", CancelWorkflow(reason="enough"))
+        await until(lambda: caught_up(db, store))
+    for number in range(6):
+        snapshot = await store.load(f"run-{number}")
+        row = await queries.get_workflow(f"run-{number}")
+        assert snapshot is not None
+        assert row is not None
+        state = snapshot.state
+        assert (row.status, row.version, row.progress_percentage, row.current_stage) == (
+            state.status, state.version, state.progress_percentage, state.current_stage,
+        )  # fmt: skip
+        assert row.stage_outputs == snapshot.stage_outputs()
+        assert row.labels == snapshot.created.labels
+    for partition in range(store.partitions):
+        assert await queries.log(partition, limit=500) == list(await store.read_log(partition, "0-0", count=500))
+
+
+@pytest.mark.parametrize("blow", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "frozen"])
+async def test_a_projector_process_is_replaced_within_five_seconds(
+    postgres_url: str,
+    db: Database,
+    redis_server: EmbeddedRedis,
+    redis_store: RedisStore,
+    namespace: str,
+    blow: signal.Signals,
+) -> None:
+    """Killed or frozen under load, with leases as shipped: a stand-by goes on, and each event is projected once."""
+    runner = Runner(redis_store, SEVEN)
+    await runner.prepare()
+    words = (str(PROCESS), redis_server.url, namespace, postgres_url)
+    process = await asyncio.create_subprocess_exec(sys.executable, *words)
+    try:
+        await runner.create("first")
+        await until(lambda: caught_up(db, redis_store))
+        async with projecting(postgres_url, redis_store, name="standby", options=ProjectorOptions()):
+            await until(lambda: _both_read(db))
+            await finish(runner, "first", stages=3)
+            process.send_signal(blow)
+            begin = time.monotonic()
+            for number in range(6):
+                await runner.create(f"run-{number}")
+                await finish(runner, f"run-{number}")
+            await until(lambda: caught_up(db, redis_store))
+            assert time.monotonic() - begin < 5
+    finally:
+        with suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+    assert await db.value("SELECT count(*) FROM tailrace.workflows WHERE status = 'completed'") == 6
+    assert await db.value("SELECT count(*) FROM tailrace.parked") == 0
+
+
+async def _both_read(db: Database) -> bool:
+    return len(set((await db.owners()).values())) == 2
