@@ -13,6 +13,7 @@ import json
 import logging
 import os
 import signal
+import socket
 import sys
 import tempfile
 import time
@@ -200,6 +201,7 @@ class Up:
         self._announced = False
 
     async def __aenter__(self) -> Up:
+        check_port(self.options.host, self.options.port)
         try:
             await self._start_servers()
             await self._start_processes()
@@ -341,6 +343,17 @@ class Up:
         await asyncio.gather(*(server.close() for server in self._servers.values()), return_exceptions=True)
         if self._announced:  # else the file is of another `up`, which has the directory
             (self.settings.data_dir / UP_FILE).unlink(missing_ok=True)
+
+
+def check_port(host: str, port: int) -> None:
+    """Raise `ConfigurationError` with the holder of a port that is taken, before anything is started for nothing."""
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        socket.create_server((host, port), family=family).close()
+    except OSError:
+        from tailrace.gateway.listen import bind  # noqa: PLC0415  # brings aiohttp, and knows how to say it
+
+        bind(host, port).close()
 
 
 def write_private(path: Path, document: dict[str, Any]) -> None:

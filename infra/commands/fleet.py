@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from tailrace.infra.commands.options import gateway, json_option, print_json
+from tailrace.infra.commands.options import gateway, json_option, print_json, table_console
 
 
 @click.command("agents")
@@ -20,7 +20,6 @@ def agents_command(as_json: bool) -> None:
     if as_json:
         print_json(page)
         return
-    from rich.console import Console  # noqa: PLC0415
     from rich.table import Table  # noqa: PLC0415
 
     table = Table("agent", "workers", "backlog", "in flight", "oldest wait", "success")
@@ -35,7 +34,7 @@ def agents_command(as_json: bool) -> None:
             f"{item['oldest_wait_seconds']:.1f} s",
             "" if rate is None else f"{100 * rate:.0f} %",
         )
-    Console().print(table)
+    table_console().print(table)
 
 
 @click.command("stalls")
@@ -54,7 +53,6 @@ def stalls_command(as_json: bool) -> None:
     if not page["items"]:
         click.echo("nothing stands still")
         return
-    from rich.console import Console  # noqa: PLC0415
     from rich.markup import escape  # noqa: PLC0415
     from rich.table import Column, Table  # noqa: PLC0415
 
@@ -67,4 +65,4 @@ def stalls_command(as_json: bool) -> None:
             str(item["since"])[:19],
             escape(item["summary"]),
         )
-    Console().print(table)
+    table_console().print(table)

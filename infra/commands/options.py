@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import click
 
 from tailrace.infra.client import Gateway
 from tailrace.infra.config import Settings, load_settings
+
+#: Columns of a table that a program reads, or a file keeps.
+WIDE: Final = 200
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -46,6 +50,14 @@ def gateway(settings: Settings | None = None) -> Gateway:
     """A client of the gateway that TAILRACE_URL, or a running `tailrace up`, names."""
     found = settings or load_settings()
     return Gateway(found.url, found.token)
+
+
+def table_console() -> Any:
+    """A `rich` console for tables: as wide as the terminal, and wide enough for everything where there is none."""
+    from rich.console import Console  # noqa: PLC0415  # slow to import, and not needed for JSON
+
+    console = Console()
+    return console if console.is_terminal or "COLUMNS" in os.environ else Console(width=WIDE)
 
 
 def print_json(document: Any) -> None:

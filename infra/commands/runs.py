@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 
-from tailrace.infra.commands.options import clock_time, gateway, json_option, print_json, styled
+from tailrace.infra.commands.options import clock_time, gateway, json_option, print_json, styled, table_console
 
 TERMINAL = ("completed", "failed", "cancelled")
+
+#: From so many columns on a list has all it could show.
+ROOMY: Final = 110
 
 
 @click.command("submit")
@@ -83,24 +86,28 @@ def list_command(as_json: bool, stalled: bool, type_: str | None, **query: Any) 
     if as_json:
         print_json(page)
         return
-    from rich.console import Console  # noqa: PLC0415
     from rich.markup import escape  # noqa: PLC0415
-    from rich.table import Column, Table  # noqa: PLC0415
+    from rich.table import Table  # noqa: PLC0415
 
-    table = Table(Column("id", no_wrap=True), "type", "name", "status", "progress", "stage", "created", "stall")
+    console = table_console()
+    roomy = console.width >= ROOMY
+    table = Table(*(("id", "type", "name") if roomy else ("id", "name")), "status", "%", "stage", box=None)
+    if roomy:
+        table.add_column("created")
+    table.columns[0].no_wrap = True
     for item in page["items"]:
-        stall = item.get("stall") or {}
+        stall = (item["stall"] or {}).get("cause", "")
+        status = styled(item["status"]) + (f" [red]{stall}[/red]" if stall else "")
         table.add_row(
             item["workflow_id"],
-            item["type"],
+            *((item["type"],) if roomy else ()),
             escape(item["name"]),
-            styled(item["status"]),
-            f"{item['progress_percentage']} %",
+            status,
+            str(item["progress_percentage"]),
             item["current_stage"] or "",
-            item["created_at"][:19].replace("T", " "),
-            f"[red]{stall.get('cause', '')}[/red]" if stall else "",
+            *((item["created_at"][:19].replace("T", " "),) if roomy else ()),
         )
-    Console().print(table)
+    console.print(table)
     if page["next_cursor"]:
         click.echo(f"more: tailrace list --cursor {page['next_cursor']}")
 

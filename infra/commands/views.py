@@ -7,21 +7,21 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.panel import Panel
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from tailrace.infra.commands.options import STATUS_STYLES, styled
+from tailrace.infra.commands.options import STATUS_STYLES, styled, table_console
 
 _MARKS = {"completed": "✓", "failed": "✗", "running": "▶", "pending": "·", "skipped": "-", "cancelled": "■"}
 
 
 def print_workflow(workflow: dict[str, Any], stages: Sequence[dict[str, Any]]) -> None:
     """A run with everything a person asks first."""
-    console = Console()
+    console = table_console()
     console.print(heading(workflow))
     console.print(stage_table(stages))
     for name, output in workflow["stage_outputs"].items():
