@@ -1,19 +1,18 @@
-"""Installations for the acceptance tests: one that tests share, and new ones for tests that break theirs."""
+"""Installations for the acceptance tests: those that tests share, and folders for those of one test."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.acceptance.figures import FIGURES, measured
 from tests.acceptance.installation import Installation
-from tests.acceptance.scripted import AGENTS, chain
-
-New = Callable[..., Installation]
+from tests.acceptance.scripted import AGENTS, LONG, chain
 
 _numbers = itertools.count(1)
 
@@ -24,7 +23,7 @@ def acceptance_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("a")
 
 
-def _new_folder(parent: Path) -> Path:
+def new_folder(parent: Path) -> Path:
     folder = parent / str(next(_numbers))
     folder.mkdir()
     return folder
@@ -33,29 +32,31 @@ def _new_folder(parent: Path) -> Path:
 @pytest.fixture
 def folder(acceptance_folder: Path) -> Path:
     """An empty folder for one installation."""
-    return _new_folder(acceptance_folder)
-
-
-@pytest.fixture(scope="module")
-def new_installation(acceptance_folder: Path) -> Iterator[New]:
-    """Makes installations that are started at once and gone at the end of the module."""
-    with ExitStack() as stack:
-
-        def new(**settings: object) -> Installation:
-            made = Installation(_new_folder(acceptance_folder), **settings)  # type: ignore[arg-type]  # passed on
-            stack.enter_context(made)
-            measured(f"ready after {made.started_seconds:.1f} s")
-            return made
-
-        yield new
+    return new_folder(acceptance_folder)
 
 
 @pytest.fixture(scope="session")
 def shared(acceptance_folder: Path) -> Iterator[Installation]:
-    """An installation with a simulated agent, for tests that leave it as they found it."""
-    with Installation(_new_folder(acceptance_folder), agents=AGENTS) as installation:
-        measured(f"ready after {installation.started_seconds:.1f} s")
+    """For tests that leave it as they found it, but for workers, which may die."""
+    with started(new_folder(acceptance_folder), agents=AGENTS) as installation:
         installation.apply(chain("trial", 2))
+        yield installation
+
+
+@pytest.fixture(scope="session")
+def tormented(acceptance_folder: Path) -> Iterator[Installation]:
+    """For tests that stop and kill whatever it consists of, and end with all of it running again."""
+    with started(new_folder(acceptance_folder), agents=AGENTS) as installation:
+        installation.apply(chain("trial", 2))
+        installation.apply(chain("long", LONG))
+        yield installation
+
+
+@contextmanager
+def started(folder: Path, **settings: Any) -> Iterator[Installation]:
+    """An installation, and how long it took to be ready."""
+    with Installation(folder, **settings) as installation:
+        measured(f"`tailrace up` is ready after {installation.started_seconds:.1f} s")
         yield installation
 
 

@@ -107,11 +107,12 @@ class Installation:
     def _process_ended(self) -> bool:
         return self._process is not None and self._process.poll() is not None
 
-    def interrupt(self) -> int:
-        """Ctrl-C, and the exit code."""
+    def end(self, number: signal.Signals) -> tuple[int, float]:
+        """Signal `up`; gives its exit code and the seconds until it had ended."""
         assert self._process is not None
-        self._process.send_signal(signal.SIGINT)
-        return self._process.wait(timeout=PATIENCE_SECONDS)
+        began = time.monotonic()
+        self._process.send_signal(number)
+        return self._process.wait(timeout=PATIENCE_SECONDS), time.monotonic() - began
 
     def kill(self) -> None:
         """Take away the supervisor without a word."""

@@ -9,6 +9,9 @@ AGENT = "alpha"
 AGENTS = f"simulated:{AGENT}"
 WORKER = f"worker-{AGENTS}"
 
+#: How many stages the definition `long` has.
+LONG = 12
+
 Step = dict[str, Any]
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import pwd
 import shutil
+import signal
 import stat
 import sys
 import sysconfig
@@ -115,6 +116,6 @@ def test_works_as_ordinary_user(open_to_all: Path) -> None:
         installation.ok("definitions", "apply", "two.toml")
         done = installation.ok("submit", "two", "--name", "mine", "--wait", "--json").json
         assert (done["status"], done["progress_percentage"]) == ("completed", 100)
-        assert installation.interrupt() == 0
+        assert installation.end(signal.SIGINT)[0] == 0
         all_gone(everything)
         assert not traces_of(home)

@@ -6,25 +6,13 @@ import os
 import signal
 import time
 
-import pytest
-
-from tests.acceptance.conftest import New
 from tests.acceptance.figures import measured
 from tests.acceptance.installation import Installation
 from tests.acceptance.proc import all_gone, descendants, traces_of
-from tests.acceptance.scripted import AGENTS, WORKER, chain, script, slow
+from tests.acceptance.scripted import LONG, WORKER, script, slow
 from tests.acceptance.waiting import until
 
-STAGES = 12
 KILLED = ("gateway", "orchestrator", "projector", "watchdog", WORKER, "redis", "postgres")
-
-
-@pytest.fixture(scope="module")
-def installation(new_installation: New) -> Installation:
-    """Of its own: nothing of it is left in peace."""
-    made = new_installation(agents=AGENTS)
-    made.apply(chain("long", STAGES))
-    return made
 
 
 def check_rows(installation: Installation, run: str) -> None:
@@ -45,46 +33,46 @@ def check_rows(installation: Installation, run: str) -> None:
     assert [row["version"] for row in versions] == list(range(1, shown["version"] + 1))
 
 
-def test_every_process_killed_in_turn(installation: Installation) -> None:
+def test_every_process_killed_in_turn(tormented: Installation) -> None:
     """Each is started again under a new pid that the ready file names; the run goes through all of it to its end."""
-    work = {f"s{number}": slow(1.5) for number in range(1, STAGES + 1)}
-    run = installation.submit("long", input=script(**work))
-    installation.wait_started(run, "s1")
-    first = installation.pids()
+    work = {f"s{number}": slow(1.5) for number in range(1, LONG + 1)}
+    run = tormented.submit("long", input=script(**work))
+    tormented.wait_started(run, "s1")
+    first = tormented.pids()
     assert set(KILLED) | {"up"} == set(first)
     for name in KILLED:
-        before = installation.pids()[name]
+        before = tormented.pids()[name]
         os.kill(before, signal.SIGKILL)
         began = time.monotonic()
-        installation.wait_replaced(name, before)
+        tormented.wait_replaced(name, before)
         measured(f"{name} runs again after {time.monotonic() - began:.1f} s")
-    ended = installation.wait(run, seconds=90)
+    ended = tormented.wait(run, seconds=90)
     assert ended["status"] == "completed"
     assert ended["progress_percentage"] == 100
-    assert len(ended["stage_outputs"]) == STAGES
-    events = installation.events(run)
+    assert len(ended["stage_outputs"]) == LONG
+    events = tormented.events(run)
     assert [event["version"] for event in events] == list(range(1, ended["version"] + 1))
     assert [event["stage"] for event in events if event["type"] == "StageCompleted"] == list(work)
     assert all(event["attempt"] == 1 for event in events if event["type"] == "TaskStarted")
-    check_rows(installation, run)
-    now = installation.pids()
+    check_rows(tormented, run)
+    now = tormented.pids()
     assert now["up"] == first["up"]
     assert all(now[name] != first[name] for name in KILLED)
-    assert all(process["state"] == "running" for process in installation.states().values())
+    assert all(process["state"] == "running" for process in tormented.states().values())
 
 
-def test_killed_supervisor_leaves_nothing_and_loses_nothing(installation: Installation) -> None:
+def test_killed_supervisor_leaves_nothing_and_loses_nothing(tormented: Installation) -> None:
     """Nothing outlives it by more than seconds, and the next `up` on the same data takes up the open run."""
-    run = installation.submit("long", input=script(s1=slow(2), s2=slow(1)))
-    installation.wait_started(run, "s1")
-    everything = descendants(installation.pids().values())
-    assert len(everything) > len(installation.pids()), "Postgres has children"
-    installation.kill()
+    run = tormented.submit("long", input=script(s1=slow(2), s2=slow(1)))
+    tormented.wait_started(run, "s1")
+    everything = descendants(tormented.pids().values())
+    assert len(everything) > len(tormented.pids()), "Postgres has children"
+    tormented.kill()
     took = all_gone(everything)
     measured(f"all {len(everything)} processes are gone {took:.1f} s after the supervisor was killed")
-    until(lambda: not traces_of(installation.folder), "no trace is left", 10)
-    installation.start()
-    measured(f"ready again after {installation.started_seconds:.1f} s")
-    ended = installation.wait(run)
+    until(lambda: not traces_of(tormented.folder), "no trace is left", 10)
+    tormented.start()
+    measured(f"ready again after {tormented.started_seconds:.1f} s")
+    ended = tormented.wait(run)
     assert ended["status"] == "completed"
-    check_rows(installation, run)
+    check_rows(tormented, run)

@@ -14,21 +14,12 @@ from typing import Any
 import pytest
 
 from tailrace.infra.client import GatewayError
-from tests.acceptance.conftest import New
 from tests.acceptance.figures import measured
 from tests.acceptance.installation import Installation
-from tests.acceptance.scripted import AGENTS, chain, script, slow
+from tests.acceptance.scripted import script, slow
 from tests.acceptance.waiting import until
 
 STOPPED_SECONDS = 20.0
-
-
-@pytest.fixture(scope="module")
-def installation(new_installation: New) -> Installation:
-    """Of its own: its Redis is stopped and killed."""
-    made = new_installation(agents=AGENTS)
-    made.apply(chain("trial", 2))
-    return made
 
 
 def ready_status(installation: Installation) -> int:
@@ -55,20 +46,20 @@ def check_undisturbed(installation: Installation, run: str, stages: int) -> dict
     return ended
 
 
-def test_redis_that_stands_still(installation: Installation) -> None:
+def test_redis_that_stands_still(tormented: Installation) -> None:
     """Handlers go on, requests are refused in bounded time with the reason, and afterwards all goes on as if nothing was."""
-    ends_meanwhile = installation.submit("trial", input=script(s1=slow(6)))
-    lasts_longer = installation.submit("trial", input=script(s1=slow(STOPPED_SECONDS + 4)))
+    ends_meanwhile = tormented.submit("trial", input=script(s1=slow(6)))
+    lasts_longer = tormented.submit("trial", input=script(s1=slow(STOPPED_SECONDS + 4)))
     for run in (ends_meanwhile, lasts_longer):
-        installation.wait_started(run, "s1")
-    redis = installation.pids()["redis"]
+        tormented.wait_started(run, "s1")
+    redis = tormented.pids()["redis"]
     os.kill(redis, signal.SIGSTOP)
     began = time.monotonic()
     try:
         with ThreadPoolExecutor() as pool:
-            ready = pool.submit(ready_status, installation)
-            refused = pool.submit(_refusal, installation)
-            why = pool.submit(installation.cli, "why", lasts_longer, "--json")
+            ready = pool.submit(ready_status, tormented)
+            refused = pool.submit(_refusal, tormented)
+            why = pool.submit(tormented.cli, "why", lasts_longer, "--json")
         assert ready.result() == 503
         problem = refused.result()
         measured(f"refused after {problem['seconds']:.1f} s: {problem['detail']}")
@@ -79,11 +70,11 @@ def test_redis_that_stands_still(installation: Installation) -> None:
     finally:
         os.kill(redis, signal.SIGCONT)
     continued = time.monotonic()
-    until(lambda: ready_status(installation) == 200, "readiness", 20)
+    until(lambda: ready_status(tormented) == 200, "readiness", 20)
     measured(f"ready again {time.monotonic() - continued:.1f} s after {STOPPED_SECONDS:.0f} s without Redis")
     for run in (ends_meanwhile, lasts_longer):
-        assert check_undisturbed(installation, run, 2)["stall"] is None
-    assert installation.pids()["redis"] == redis
+        assert check_undisturbed(tormented, run, 2)["stall"] is None
+    assert tormented.pids()["redis"] == redis
 
 
 def _refusal(installation: Installation) -> dict[str, Any]:
@@ -93,28 +84,28 @@ def _refusal(installation: Installation) -> dict[str, Any]:
     return {**caught.value.problem, "seconds": time.monotonic() - began}
 
 
-def test_redis_that_dies(installation: Installation) -> None:
+def test_redis_that_dies(tormented: Installation) -> None:
     """It is started again on its data and address; what was acknowledged is there, what ran goes on."""
-    ended_before = installation.submit("trial")
-    history = installation.wait(ended_before)["version"]
-    run = installation.submit("trial", input=script(s1=slow(5)))
-    installation.wait_started(run, "s1")
-    before = installation.pids()
+    ended_before = tormented.submit("trial")
+    history = tormented.wait(ended_before)["version"]
+    run = tormented.submit("trial", input=script(s1=slow(5)))
+    tormented.wait_started(run, "s1")
+    before = tormented.pids()
     os.kill(before["redis"], signal.SIGKILL)
     began = time.monotonic()
-    after = installation.wait_replaced("redis", before["redis"])
+    after = tormented.wait_replaced("redis", before["redis"])
 
     def submitted() -> str | None:
         with suppress(GatewayError, OSError):
-            return installation.submit("trial")
+            return tormented.submit("trial")
         return None
 
     fresh = until(submitted, "a run can be started again")
     measured(f"a killed Redis: runs can be started again after {time.monotonic() - began:.1f} s")
-    check_undisturbed(installation, run, 2)
-    check_undisturbed(installation, fresh, 2)
-    assert installation.run(ended_before)["version"] == history
-    assert ready_status(installation) == 200
+    check_undisturbed(tormented, run, 2)
+    check_undisturbed(tormented, fresh, 2)
+    assert tormented.run(ended_before)["version"] == history
+    assert ready_status(tormented) == 200
     assert {name: pid for name, pid in after.items() if name != "redis"} == {
-        name: pid for name, pid in installation.pids().items() if name != "redis"
+        name: pid for name, pid in tormented.pids().items() if name != "redis"
     }, "no other process died of it"
