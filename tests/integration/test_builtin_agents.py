@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -31,10 +30,8 @@ async def run(tmp_path: Path) -> AsyncIterator[Run]:
 async def test_requirements_become_an_app_that_runs(run: Run) -> None:
     """Seven stages, each output small, and at the end an app that divides and refuses to divide by zero."""
     run.requirements = "A calculator that can add, subtract, multiply and divide. Division by zero is refused."
-    started = time.monotonic()
     for stage in AGENTS:
         encode_value(await run.play(stage), stage)
-    assert time.monotonic() - started < 60
     stages = run.stages
     assert stages["initialization"]["operations"] == ("add", "subtract", "multiply", "divide")
     assert stages["validation"]["coverage_percent"] >= 80

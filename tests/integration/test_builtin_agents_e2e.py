@@ -46,7 +46,7 @@ async def test_a_browser_uses_the_page(run: Run) -> None:
 async def test_a_page_that_does_not_work_fails_in_the_browser_only(run: Run) -> None:
     """The API is fine, the button is dead: HTTP alone would not have seen it."""
     run.replace("project/src/calculator_app/static/app.js", 'method: "POST"', 'method: "PUT"')
-    error = await run.fails("e2e_testing")
+    error = await run.fails("e2e_testing", step_seconds=3)
     assert (error.reason, error.may_retry) == ("e2e-failed", False)
     assert {step["driver"] for step in error.details["failed"]} == {"browser"}
 

@@ -5,7 +5,7 @@ The output says which of the two took part, and why not if not: a run without a 
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -21,9 +21,10 @@ SHOWN_STEPS = 10
 
 
 class E2eParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Parameters of the stage: whether a browser is used if there is one, demanded, or left out."""
+    """Parameters of the stage: whether a browser is used if there is one, demanded, or left out; and its patience."""
 
     browser: Literal["auto", "required", "off"] = "auto"
+    step_seconds: Annotated[float, msgspec.Meta(gt=0, le=120)] = 15.0
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
@@ -40,7 +41,7 @@ def agent() -> Agent:
 
     @e2e.action("e2e_testing")
     async def e2e_testing(context: TaskContext, task: TaskInput) -> Explored:
-        wish = params(task, E2eParams).browser
+        wish = params(task, E2eParams)
         project = stage_output(task, "scaffolding", Scaffolded)
         folder = await materialize(context, project.source, project.folder)
         context.workspace.remove(browser.FOLDER)
@@ -55,24 +56,24 @@ def agent() -> Agent:
     return e2e
 
 
-async def _explore(context: TaskContext, scenario: Scenario, wish: str) -> Report:
+async def _explore(context: TaskContext, scenario: Scenario, wish: E2eParams) -> Report:
     await context.progress(0.3, "using the app over HTTP")
     steps = await http_user.play(scenario)
     found = (
         BrowserUse(state="off", reason="left out by the stage's parameters")
-        if wish == "off"
+        if wish.browser == "off"
         else browser.find_browser()
     )
     drivers = ["http"]
     if found.state == "used":
         await context.progress(0.4, "using the app in a browser")
-        played = await browser.play(context.workspace, scenario, found)
+        played = await browser.play(context.workspace, scenario, found, step_seconds=wish.step_seconds)
         found = played.use
         steps += played.steps
         drivers += ["browser"] if found.state == "used" else []
     if found.state in {"absent", "broken"}:
         context.log.warning("no browser took part: it is %s (%s)", found.state, found.reason)
-        if wish == "required":
+        if wish.browser == "required":
             raise TaskError(
                 f"browser-{found.state}", f"a browser is required: {found.reason}", details=msgspec.to_builtins(found)
             )

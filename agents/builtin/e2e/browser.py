@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 
+from tailrace.agents.builtin.e2e.drive import MAX_FAILED_STEPS
 from tailrace.agents.builtin.e2e.scenario import Scenario, Step
 from tailrace.agents.builtin.outputs import BrowserUse
 from tailrace.agents.sdk import TaskError
@@ -32,6 +33,7 @@ ARGUMENTS = (
 )
 FOLDER = "e2e"
 SECONDS = 90.0
+"""For all that goes well; steps that wait in vain are added."""
 REASON_CHARACTERS = 400
 
 
@@ -68,16 +70,23 @@ def find_browser() -> BrowserUse:
     return BrowserUse(state="used", program=found)
 
 
-async def play(workspace: Workspace, scenario: Scenario, browser: BrowserUse) -> Played:
-    """Play the scenario; a browser that does not work is said to be `broken`, with what it said."""
+async def play(workspace: Workspace, scenario: Scenario, browser: BrowserUse, *, step_seconds: float) -> Played:
+    """Play the scenario, waiting up to `step_seconds` for whatever should appear.
+
+    A browser that does not work is said to be `broken`, with what it said.
+    """
     plan, result = f"{FOLDER}/plan.json", f"{FOLDER}/result.json"
     workspace.path(f"{FOLDER}/shots").mkdir(parents=True, exist_ok=True)
-    workspace.write_bytes(plan, msgspec.json.encode(_plan(workspace, scenario, browser)))
+    workspace.write_bytes(
+        plan, msgspec.json.encode(_plan(workspace, scenario, browser) | {"step_seconds": step_seconds})
+    )
     script = str(Path(__file__).with_name("drive.py"))
     argv = [sys.executable, "-I", script, str(workspace.path(plan)), str(workspace.path(result))]
     with _short_path_to(workspace.path("tmp")) as temporary:
         try:
-            ended = await workspace.run(argv, timeout_seconds=SECONDS, env={"TMPDIR": temporary})
+            ended = await workspace.run(
+                argv, timeout_seconds=SECONDS + MAX_FAILED_STEPS * step_seconds, env={"TMPDIR": temporary}
+            )
             said = ended.tail(REASON_CHARACTERS)
         except TaskError as error:
             if error.reason != "subprocess-timeout":

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-TIMEOUT_MS = 5000
+LAUNCH_MS = 30_000
 MAX_FAILED_STEPS = 3
 
 
@@ -26,7 +26,7 @@ class User:
         self.plan = plan
         self.steps: list[dict[str, Any]] = []
         self.problems: list[str] = []
-        page.set_default_timeout(TIMEOUT_MS)
+        page.set_default_timeout(plan["step_seconds"] * 1000)
         page.on("pageerror", lambda error: self.problems.append(str(error)))
         page.on("console", self._console)
 
@@ -124,7 +124,7 @@ def main(plan_file: Path, result_file: Path) -> None:
     with sync_playwright() as playwright:
         try:
             browser = playwright.chromium.launch(
-                executable_path=plan["program"], args=plan["arguments"], timeout=20_000
+                executable_path=plan["program"], args=plan["arguments"], timeout=LAUNCH_MS
             )
         except Error as error:
             write(result_file, {"launched": False, "reason": str(error)})
