@@ -22,6 +22,9 @@ from tailrace.gateway.tracing import REQUEST_TRACE, begin, trace_of
 access_log = logging.getLogger("tailrace.gateway.access")
 log = logging.getLogger(__name__)
 
+#: What the log shows for a client that went away before its answer; nobody receives it.
+CLIENT_GONE: Final = 499
+
 _SECURITY_HEADERS: Final = {
     "X-Content-Type-Options": "nosniff",
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
@@ -38,7 +41,7 @@ def edge(access: Access, metrics: Metrics) -> Middleware:
     async def at_the_edge(request: web.Request, handler: Handler) -> web.StreamResponse:
         started = time.perf_counter()
         begin(request)
-        status = 499
+        status = CLIENT_GONE
         try:
             response = await _answer(request, handler, access)
             status = response.status
@@ -69,9 +72,9 @@ async def _answer(request: web.Request, handler: Handler, access: Access) -> web
         if problem.status == 500:
             log.exception("%s %s failed, trace %s", request.method, request.rel_url.raw_path, trace_id)
         return _respond(problem, headers)
-    except ConnectionError:
-        raise
-    except Exception:
+    except Exception as error:
+        if isinstance(error, ConnectionError) and (request.transport is None or request.transport.is_closing()):
+            return web.Response(status=CLIENT_GONE)
         log.exception("%s %s failed, trace %s", request.method, request.rel_url.raw_path, trace_id)
         return _respond(problems.internal(trace_id), {})
 

@@ -118,7 +118,7 @@ async def test_history_and_future_join_while_the_run_moves(served: Gateway) -> N
             return [event.version for event in await events.rest()]
 
     moving = asyncio.ensure_future(move())
-    followers = []
+    followers: list[asyncio.Future[list[int]]] = []
     while not moving.done():
         before = (await served.call("GET", f"/workflows/{workflow_id}", status=200))["version"]
         if before >= 4 * len(followers):
