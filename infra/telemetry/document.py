@@ -7,6 +7,7 @@ report came) is enough to put a `process` span in their place, marked `tailrace.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 import msgspec
 
@@ -17,6 +18,9 @@ from tailrace.infra.telemetry.exporter import SpanExporter
 from tailrace.infra.telemetry.settings import TelemetrySettings
 from tailrace.infra.telemetry.span import Span, SpanKind, attributes
 from tailrace.infra.telemetry.spans import SpanEncoder
+
+#: Of spans with equal times the outer one comes first.
+_DEPTH: Final = {name: depth for depth, name in enumerate(("workflow", "stage", "send", "process", "apply"))}
 
 
 class SpanNode(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,13 +45,13 @@ def run_spans(records: Sequence[Record], *, at: int | None = None, reconstruct: 
     With `at` (microseconds since the epoch) also those that are still open, as if they ended then, with the status
     `running`. With `reconstruct`, `process` spans of workers that traced as well. Raises `HistoryMissing` for a gap.
     """
-    encoder = SpanEncoder()
-    spans = [span for record in records for span in encoder.feed(record)] if records else []
+    encoder = SpanEncoder(keep_ended=True)
+    spans = [span for record in records for span in encoder.feed(record)]
     if at is not None:
         spans += encoder.open_spans(at)
     if reconstruct:
         spans += _processes(records, spans)
-    return sorted(spans, key=lambda span: (span.start, -span.end))
+    return sorted(spans, key=lambda span: (span.start, -span.end, _DEPTH[span.name.partition(" ")[0]]))
 
 
 def trace_document(records: Sequence[Record], *, at: int | None = None) -> TraceDocument:

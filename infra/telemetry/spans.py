@@ -56,10 +56,14 @@ class HistoryMissing(Exception):
 
 
 class SpanEncoder:
-    """Turns records into spans. Knows at most `open_runs` runs at a time; one that ended is forgotten."""
+    """Turns records into spans. Knows at most `open_runs` runs at a time; one that ended is forgotten, unless `keep_ended`.
 
-    def __init__(self, *, open_runs: int = OPEN_RUNS) -> None:
+    A retry, or a report that comes too late, then needs the history of the run (`restore`).
+    """
+
+    def __init__(self, *, open_runs: int = OPEN_RUNS, keep_ended: bool = False) -> None:
         self._limit = open_runs
+        self._keep_ended = keep_ended
         self._runs: OrderedDict[str, OpenRun] = OrderedDict()
 
     def knows(self, record: Record) -> bool:
@@ -81,7 +85,7 @@ class SpanEncoder:
         if not self.knows(record):
             raise HistoryMissing(f"version {record.version} of {record.workflow_id}")
         run, spans = _step(self._runs.pop(record.workflow_id, None), record)
-        if not run.closed:
+        if self._keep_ended or not run.closed:
             self._remember(run)
         return spans
 
