@@ -31,7 +31,8 @@ from tailrace.gateway.services import SERVICES, Services
 from tailrace.gateway.settings import GatewaySettings
 from tailrace.projections.queries import Queries
 from tailrace.projections.runtime import Projector
-from tests.integration.projections.support import quick, until
+from tests.integration.projections.support import quick
+from tests.support.waiting import eventually
 
 PATIENCE_SECONDS = 20.0
 
@@ -207,7 +208,7 @@ class Gateway:
             row = await self.services.queries.get_workflow(document["workflow_id"])
             return row is not None and row.version >= document["version"]
 
-        await until(reached)
+        await eventually(reached)
 
     @asynccontextmanager
     async def stream(self, path: str, **headers: str) -> AsyncIterator[EventReader]:

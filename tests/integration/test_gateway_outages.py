@@ -12,8 +12,8 @@ import pytest
 
 from tailrace.infra.embedded import EmbeddedRedis
 from tests.integration.gateway_harness import Gateway, gateway
-from tests.integration.projections.support import until
 from tests.support.fault_proxy import FaultProxy
+from tests.support.waiting import eventually
 
 
 @pytest.fixture
@@ -116,7 +116,7 @@ async def test_a_stream_survives_an_outage_of_redis(own_redis: EmbeddedRedis, tm
                 async with served.client.post(f"{served.url}/api/v1{path}/cancel") as response:
                     return response.status in {200, 409}
 
-            await until(cancelled)
+            await eventually(cancelled)
             told += await events.rest()
     assert [event.version for event in told if event.id] == [1, 2, 3]
 
@@ -142,7 +142,7 @@ async def test_a_full_store_refuses_new_runs(tmp_path: Path) -> None:
                 assert int(response.headers["Retry-After"]) > 0
                 return True
 
-        await until(refused)
+        await eventually(refused)
         await served.call("POST", f"/workflows/{run['workflow_id']}/cancel", status=200)
 
 
@@ -167,8 +167,6 @@ async def test_waiting_outlives_the_store(own_redis: EmbeddedRedis, tmp_path: Pa
         waiting = asyncio.ensure_future(
             served.call("POST", "/workflows?wait=1", json={"type": "app", "name": "x"}, status=202)
         )
-        async with asyncio.timeout(20):
-            while not served.services.feed.listening:
-                await asyncio.sleep(0)
+        await eventually(lambda: served.services.feed.listening)
         await own_redis.kill()
         assert (await waiting)["status"] == "initiated"

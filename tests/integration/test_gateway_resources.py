@@ -10,7 +10,7 @@ from tailrace.core.commands import FlagStall
 from tailrace.core.redis_backend.tasks import RedisTasks
 from tailrace.core.store.port import WorkerBeat
 from tests.integration.gateway_harness import Gateway
-from tests.integration.projections.support import until
+from tests.support.waiting import eventually
 
 FLOW: dict[str, Any] = {
     "name": "flow",
@@ -149,7 +149,7 @@ async def test_health_of_a_healthy_gateway(projected: Gateway) -> None:
         async with projected.client.get(projected.url + path) as response:
             assert response.status == 200
             assert (await response.json())["status"] == status
-    await until(owned)
+    await eventually(owned)
 
 
 async def test_metrics_are_openmetrics(served: Gateway) -> None:

@@ -13,6 +13,7 @@ from tailrace.gateway import cursors
 from tailrace.gateway.cursors import RunCursor
 from tailrace.infra.embedded import EmbeddedRedis
 from tests.integration.gateway_harness import Event, Gateway, gateway, running
+from tests.support.waiting import eventually
 
 ALL = [
     "WorkflowCreated",
@@ -259,9 +260,7 @@ async def test_a_client_that_does_not_read_is_cut_off(redis_server: EmbeddedRedi
         first = await reader.readuntil(b"TaskDispatched")
         assert b"WorkflowCreated" in first
         async with running(pause_and_resume(served, workflow_id)):
-            async with asyncio.timeout(20):
-                while served.services.metrics.streams:
-                    await served.call("GET", f"/workflows/{workflow_id}", status=200)
+            await eventually(lambda: not served.services.metrics.streams, timeout=60)
         writer.close()
         async with asyncio.timeout(20):
             cancelled = await served.call("POST", f"/workflows/{workflow_id}/cancel", status=200)
