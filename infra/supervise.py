@@ -31,7 +31,10 @@ from tailrace.infra.parent import PARENT_VARIABLE, READY_VARIABLE
 log = logging.getLogger("tailrace.up")
 
 START_SECONDS: Final = 30.0
-STOP_SECONDS: Final = 15.0
+#: How long tasks may go on after Ctrl-C; what is left is handed back, and taken up by the next `up`.
+DRAIN_SECONDS: Final = 5.0
+#: What a worker needs to drain, to cancel and hand back, and to end what its agent keeps running, on a busy machine.
+STOP_SECONDS: Final = DRAIN_SECONDS + 15.0
 #: A process that dies so often within the time (seconds) is left down.
 DEATHS: Final = 6
 DEATHS_SECONDS: Final = 60.0
@@ -302,7 +305,7 @@ class Up:
     def _plans(self) -> Sequence[ProcessPlan]:
         options = self.options
         gateway = ("gateway", "--host", options.host, "--port", str(options.port))
-        worker = ("--concurrency", str(options.concurrency))
+        worker = ("--concurrency", str(options.concurrency), "--drain-seconds", str(DRAIN_SECONDS))
         plans = [
             ProcessPlan(name="gateway", arguments=gateway),
             ProcessPlan(name="orchestrator", arguments=("orchestrator",)),
