@@ -6,6 +6,7 @@ it sends a command up to ten times more without a word, and a second XADD is a s
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
@@ -79,6 +80,25 @@ def translate(error: RedisError) -> StoreUnavailable | StoreFull | StoreCorrupt:
     return StoreCorrupt(text)
 
 
+class _SendsCancellably:
+    """A connection whose sending can be cancelled.
+
+    The driver sends within `asyncio.wait_for`. Before Python 3.12 that loses a cancellation which comes in the same turn
+    of the event loop as the end of what it waits for: whoever was to stop reads on for ever.
+    """
+
+    socket_timeout: float | None
+
+    async def send_packed_command(self, command: Any, check_health: bool = True) -> None:
+        """Send as the driver does without a timeout of its own, within one that keeps a cancellation."""
+        timeout, self.socket_timeout = self.socket_timeout, None
+        try:
+            async with asyncio.timeout(timeout):
+                await super().send_packed_command(command, check_health)  # type: ignore[misc]  # that of the connection
+        finally:
+            self.socket_timeout = timeout
+
+
 class Client:
     """A pool for short calls, and a second one for blocking reads."""
 
@@ -98,6 +118,8 @@ class Client:
         blocking = redis.asyncio.ConnectionPool.from_url(
             settings.url, socket_timeout=MAX_BLOCK_SECONDS + BLOCK_GRACE_SECONDS, **common
         )
+        for each in (pool, blocking):
+            each.connection_class = type("Connection", (_SendsCancellably, each.connection_class), {})
         self.blocking = redis.asyncio.Redis.from_pool(blocking)
         # Replies stay as they come: the driver's readers differ between its versions, and cost as much as the call.
         self.plain.response_callbacks.clear()

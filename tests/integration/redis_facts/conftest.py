@@ -1,0 +1,35 @@
+"""What tests of the holes share: a server of their own to stop, kill and fill, and a bench with the parts of an engine."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from tailrace.core.redis_backend.store import RedisStore
+from tailrace.infra.embedded import EmbeddedRedis
+from tests.support.bench import Bench
+
+
+@pytest.fixture
+async def own_server(tmp_path: Path) -> AsyncIterator[EmbeddedRedis]:
+    """A Redis that the test may end."""
+    program = os.environ.get("TAILRACE_REDIS_SERVER")
+    async with EmbeddedRedis(tmp_path / "redis", server=program, maxmemory_bytes=256 * 1024 * 1024) as server:
+        yield server
+
+
+@pytest.fixture
+async def bench(redis_store: RedisStore, tmp_path: Path) -> AsyncIterator[Bench]:
+    """A namespace on the shared server."""
+    async with Bench(redis_store, tmp_path) as made:
+        yield made
+
+
+@pytest.fixture
+async def own_bench(own_server: EmbeddedRedis, tmp_path: Path) -> AsyncIterator[Bench]:
+    """A namespace on a server of the test's own."""
+    async with Bench.on(own_server.url, tmp_path) as made:
+        yield made

@@ -1,0 +1,87 @@
+"""H16: what was delivered and never received is taken again; a cancelled read ends at once and loses nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from pathlib import Path
+
+from tailrace.core.testing.builders import line, pipeline, stage
+from tests.support.bench import Bench
+from tests.support.engine_process import program
+from tests.support.waiting import eventually, pass_server_time
+
+
+async def test_h16_a_cancelled_call_ends(bench: Bench) -> None:
+    """Wherever in it the cancellation comes: a reader that is told to stop must not read on."""
+    await bench.prepare(line("only"))
+    queue = bench.queue()
+    for turns in range(80):
+        for call in (queue.take(8, block_seconds=5), bench.store.now()):
+            task: asyncio.Task[object] = asyncio.create_task(call)
+            for _ in range(turns // 2):
+                await asyncio.sleep(0)
+            told = not task.done() and task.cancel()
+            done, _ = await asyncio.wait([task], timeout=2)
+            assert done, f"cancelled in turn {turns // 2}, and still at it"
+            assert task.cancelled() == told
+
+
+async def test_h16_what_a_cancelled_read_was_given_is_reconciled(bench: Bench) -> None:
+    """Tasks come while their reader is cancelled, over and over: each is received in the end, and only once."""
+    definition = (await bench.prepare(line("only"))).pipeline
+    queue = bench.queue()
+    received: Counter[str] = Counter()
+    for number in range(60):
+        reading = asyncio.create_task(queue.take(4, block_seconds=5))
+        submitting = asyncio.create_task(bench.submit(definition))
+        for _ in range(number % 30):
+            await asyncio.sleep(0)
+        reading.cancel()
+        (result, _) = await asyncio.gather(reading, submitting, return_exceptions=True)
+        received.update(found.message.task_id for found in (result if isinstance(result, list) else []))
+    held = [entry.entry_id for entry in await bench.open_entries(*_runs(60)) if received[entry.task_id]]
+    received.update(found.message.task_id for found in await queue.reconcile(held))
+    while more := await queue.take(100, block_seconds=0.1):
+        received.update(found.message.task_id for found in more)
+    assert received == {f"{run}:only:1": 1 for run in _runs(60)}
+
+
+async def test_h16_a_worker_that_starts_again_takes_what_it_never_received(bench: Bench) -> None:
+    """A process died between the delivery and its first line of code: the next one of that name goes on at once."""
+    definition = (await bench.prepare(line("only"))).pipeline
+    run = await bench.submit(definition)
+    assert len(await bench.queue("w1").take(1, block_seconds=1)) == 1
+    async with bench.orchestrating(), bench.working("w1"):
+        await bench.wait_status("completed", run, timeout=2.0)
+
+
+async def test_h16_a_killed_worker_is_survived_by_its_task(bench: Bench, tmp_path: Path) -> None:
+    """Killed with -9 while it works: somebody else has the task within 5 s at default settings, as a second delivery."""
+    definition = (await bench.prepare(pipeline(stage("only", params={"seconds": 0.0}), name="quick"))).pipeline
+    slow = (await bench.prepare(pipeline(stage("only", params={"seconds": 60.0}), name="slow"))).pipeline
+    url, namespace = bench.store.client.settings.url, bench.store.keys.namespace
+    async with program("worker", url, namespace, "w1", tmp_path) as process:
+        run = await bench.submit(slow)
+        await eventually(lambda: _held_by(bench, run, "w1", 1))
+        # The other one has a single slot, and looks after all partitions with it.
+        async with bench.working("w2", concurrency=1), bench.orchestrating():
+            await bench.wait_status("running", run)
+            # Renewed for longer than a lease before it dies.
+            await pass_server_time(bench.store, 3.5)
+            assert await _held_by(bench, run, "w1", 1)
+            process.kill()
+            killed_at = await bench.store.now()
+            await bench.wait_status("completed", run, timeout=5.0)
+            took = (await bench.store.now() - killed_at) / 1_000_000
+            print(f"recovered after {took:.2f} s")
+            assert took < 5.0
+            await bench.wait_status("completed", await bench.submit(definition))
+
+
+def _runs(number: int) -> list[str]:
+    return [f"run-{place}" for place in range(1, number + 1)]
+
+
+async def _held_by(bench: Bench, run: str, worker: str, deliveries: int) -> bool:
+    return [(entry.worker, entry.deliveries) for entry in await bench.store.open_entries(run)] == [(worker, deliveries)]

@@ -1,0 +1,90 @@
+"""Looks at a whole namespace: that its logs are dense, fold to what is stored, and follow from the commands in them."""
+
+from __future__ import annotations
+
+from tailrace.core.codec import decode_command, decode_event, encode, encode_event
+from tailrace.core.commands import CreateWorkflow
+from tailrace.core.redis_backend.store import RedisStore
+from tailrace.core.store.port import RawEntry
+from tailrace.core.workflow.history import Record, fold, step
+from tailrace.core.workflow.state import WorkflowState
+
+_PAGE = 1000
+
+
+async def whole_log(store: RedisStore, partition: int) -> list[RawEntry]:
+    """Every entry of a partition's log."""
+    found: list[RawEntry] = []
+    while page := await store.read_log(partition, found[-1].entry_id if found else "0-0", count=_PAGE):
+        found += page
+    return found
+
+
+async def histories(store: RedisStore) -> dict[str, list[RawEntry]]:
+    """The log of each run, in its order; fails when a partition's `seq` or a run's `version` has a hole."""
+    runs: dict[str, list[RawEntry]] = {}
+    for partition in range(store.partitions):
+        entries = await whole_log(store, partition)
+        assert [entry.seq for entry in entries] == list(range(1, len(entries) + 1)), f"partition {partition} has holes"
+        assert (await store.head(partition)).seq == len(entries)
+        for entry in entries:
+            runs.setdefault(entry.workflow_id, []).append(entry)
+    for workflow_id, entries in runs.items():
+        assert [entry.version for entry in entries] == list(range(1, len(entries) + 1)), workflow_id
+    return runs
+
+
+def record(entry: RawEntry) -> Record:
+    """A log entry, decoded."""
+    decoded = decode_event(entry.type, entry.data)
+    return Record(
+        partition=entry.partition,
+        entry_id=entry.entry_id,
+        seq=entry.seq,
+        workflow_id=entry.workflow_id,
+        version=entry.version,
+        type=entry.type,
+        at=decoded.at,
+        event=decoded.event,
+        command=decoded.command,
+        traceparent=entry.traceparent,
+    )
+
+
+async def audit(store: RedisStore) -> dict[str, list[RawEntry]]:
+    """Fail unless every run is stored as the fold of its log, byte for byte; gives the log of each run."""
+    runs = await histories(store)
+    for workflow_id, entries in runs.items():
+        folded = fold([record(entry) for entry in entries])
+        stored = await store.load(workflow_id)
+        assert folded is not None, workflow_id
+        assert stored is not None, workflow_id
+        assert encode(stored.state) == encode(folded.state), (stored.state, folded.state)
+        assert (stored.created, stored.outputs) == (folded.created, folded.outputs), workflow_id
+    return runs
+
+
+async def decided_again(store: RedisStore, entries: list[RawEntry]) -> list[tuple[str, bytes]]:
+    """Type and bytes of each event of a run, as today's decider makes them from the commands in its log."""
+    made: list[tuple[str, bytes]] = []
+    state: WorkflowState | None = None
+    while len(made) < len(entries):
+        place = record(entries[len(made)])
+        assert place.command is not None, f"{place.type} does not follow from the command before it"
+        command = decode_command(place.command)
+        if isinstance(command, CreateWorkflow):
+            pipeline = await store.pipeline(command.definition)
+        state, decided = step(
+            pipeline,
+            state,
+            command,
+            now=place.command.now,
+            command_id=place.command.id,
+            actor=place.command.actor,
+            traceparent=place.traceparent,
+        )
+        assert decided, f"{place.command.type} leads to nothing now"
+        made += [
+            (type(item.event).__name__, encode_event(item.event, at=item.at, command=item.command)) for item in decided
+        ]
+    return made
