@@ -15,7 +15,7 @@ from tailrace.gateway.settings import GatewaySettings
 from tailrace.infra.builtin_definitions import put_builtin_definitions
 from tailrace.infra.config import Settings
 from tailrace.infra.parent import say_ready
-from tailrace.infra.processes.running import open_store, run_process
+from tailrace.infra.processes.running import open_store, run_process, tracing
 from tailrace.projections.queries import Queries
 from tailrace.projections.watchdog import diagnose
 
@@ -46,4 +46,6 @@ def run_gateway(settings: Settings, gateway: GatewaySettings) -> None:
                 say_ready(url)
                 await stop.wait()
 
-    run_process(main, settings)
+    with tracing("tailrace-gateway") as telemetry:
+        telemetry.instrument_server()
+        run_process(main, settings)

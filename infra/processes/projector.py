@@ -7,12 +7,14 @@ import asyncio
 from tailrace.infra.config import Settings
 from tailrace.infra.parent import say_ready
 from tailrace.infra.processes.running import open_store, run_process, until_stopped
+from tailrace.infra.telemetry.settings import telemetry_settings
 from tailrace.projections.runtime import Projector
 
 
 def run_projector(settings: Settings) -> None:
     """Read the log into Postgres until a signal."""
     postgres_url = settings.require_postgres()
+    telemetry = telemetry_settings()
 
     async def main(stop: asyncio.Event) -> None:
         async with open_store(settings) as store:
@@ -23,6 +25,11 @@ def run_projector(settings: Settings) -> None:
                 say_ready()
                 await stop.wait()
 
-            await until_stopped(stop, projector.run(), tell())
+            services = [projector.run(), tell()]
+            if telemetry is not None:
+                from tailrace.infra.telemetry.reader import send_spans  # noqa: PLC0415  # heavy without a collector
+
+                services.append(send_spans(telemetry, store=store, postgres_url=postgres_url, projector=projector))
+            await until_stopped(stop, *services)
 
     run_process(main, settings)

@@ -6,8 +6,8 @@ import asyncio
 import logging
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 from tailrace.core.errors import StoreUnavailable
@@ -16,6 +16,8 @@ from tailrace.core.redis_backend.store import RedisStore
 from tailrace.infra.config import Settings
 from tailrace.infra.logs import configure_logs
 from tailrace.infra.parent import die_with_parent
+from tailrace.infra.telemetry.sdk import Telemetry, configure
+from tailrace.infra.telemetry.settings import telemetry_settings
 
 log = logging.getLogger(__name__)
 
@@ -71,6 +73,16 @@ async def until_stopped(stop: asyncio.Event, *services: Coroutine[Any, Any, Any]
             raise result
 
 
+@contextmanager
+def tracing(service_name: str) -> Iterator[Telemetry]:
+    """Tracing of this process, where the environment names a collector; what is left is sent at the end."""
+    telemetry = configure(service_name, telemetry_settings())
+    try:
+        yield telemetry
+    finally:
+        telemetry.shutdown()
+
+
 @asynccontextmanager
 async def open_store(settings: Settings, *, max_connections: int = 16) -> AsyncIterator[RedisStore]:
     """The store, waited for: Redis may start later than we do."""
@@ -78,7 +90,9 @@ async def open_store(settings: Settings, *, max_connections: int = 16) -> AsyncI
     wait = 0.1
     while True:
         try:
-            store = await RedisStore.open(redis, namespace=settings.namespace, default_partitions=settings.partitions or 8)
+            store = await RedisStore.open(
+                redis, namespace=settings.namespace, default_partitions=settings.partitions or 8
+            )
             break
         except StoreUnavailable as error:
             log.warning("%s; trying again", error)

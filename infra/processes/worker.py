@@ -22,7 +22,7 @@ from tailrace.core.redis_backend.tasks import RedisLeases, RedisTasks
 from tailrace.infra.build import build_id
 from tailrace.infra.config import Settings
 from tailrace.infra.parent import say_ready
-from tailrace.infra.processes.running import open_store, run_process
+from tailrace.infra.processes.running import open_store, run_process, tracing
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +68,8 @@ def run_worker(
                 await stop.wait()
                 telling.cancel()
 
-    run_process(main, settings)
+    with tracing("tailrace-worker"):
+        run_process(main, settings)
 
 
 def find_agent(name: str, app: str | None) -> Agent:
