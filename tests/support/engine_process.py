@@ -63,7 +63,7 @@ async def program(
 async def _main(kind: str, url: str, namespace: str, name: str, folder: Path) -> None:
     store = await RedisStore.open(RedisSettings(url=url), namespace=namespace)
     if kind == "orchestrator":
-        print("ready", flush=True)
+        _say_ready()
         await Orchestrator(store, name).run()
     agent = Agent("agent")
 
@@ -75,8 +75,13 @@ async def _main(kind: str, url: str, namespace: str, name: str, folder: Path) ->
     joined = asyncio.Event()
     working = asyncio.create_task(make_worker(store, agent, name, folder).run(asyncio.Event(), joined=joined))
     await joined.wait()
-    print("ready", flush=True)
+    _say_ready()
     await working
+
+
+def _say_ready() -> None:
+    sys.stdout.write("ready\n")
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":

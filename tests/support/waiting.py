@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
@@ -17,15 +16,13 @@ PATIENCE_SECONDS = 20.0
 _POLL_SECONDS = 0.02
 
 
-async def eventually(condition: Callable[[], T | Awaitable[T]], timeout: float = PATIENCE_SECONDS) -> T:
+async def eventually(condition: Callable[[], Awaitable[T]], timeout: float = PATIENCE_SECONDS) -> T:
     """The first answer that is true; fails with the last one after `timeout` seconds."""
     answer: T | None = None
     try:
         async with asyncio.timeout(timeout):
             while True:
-                asked = condition()
-                answer = await asked if inspect.isawaitable(asked) else asked
-                if answer:
+                if answer := await condition():
                     return answer
                 await asyncio.sleep(_POLL_SECONDS)
     except TimeoutError:

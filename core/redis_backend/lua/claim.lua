@@ -1,13 +1,13 @@
 -- Take over tasks: those whose lease ran out ('expired'), or those pending under the caller's own name ('own').
 --
--- KEYS 1 pulse  2 reports  3 cancels  4.. task streams
+-- KEYS 1 pulse  2 reports  3 cancels  4 urgent stream  5 normal stream
 -- ARGV 1 mode  2 group  3 consumer  4 lease (ms)  5 free slots  6 delivery limit  7 pulse limit (us)  8.. entries held
 -- Returns {status, {stream index, entry, delivery, former owner, fields}...}; status is 'ok',
 -- 'more' (there are more than free slots), 'grace' or 'nogroup'.
 --
 -- The lease runs only while the store runs: a poll that comes too late gives everybody one lease of grace.
 
-if #KEYS < 4 or #ARGV < 7 then error('TAILRACE ' .. #KEYS .. ' keys, ' .. #ARGV .. ' arguments') end
+if #KEYS ~= 5 or #ARGV < 7 then error('TAILRACE ' .. #KEYS .. ' keys, ' .. #ARGV .. ' arguments') end
 for index, key in ipairs(KEYS) do
   local wanted = ({'hash', 'stream', 'hash'})[index] or 'stream'
   local found = redis.call('TYPE', key).ok

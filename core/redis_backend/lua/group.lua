@@ -3,6 +3,7 @@
 -- KEYS 1 stream   ARGV 1 group
 -- Returns 1 when it was made.
 
+if #ARGV ~= 1 then error('TAILRACE ' .. #ARGV .. ' arguments') end
 -- Removing something, even nothing, lets the write behind it pass at full memory: a worker may start then, too.
 redis.call('XDEL', KEYS[1], '0-0')
 local made = redis.pcall('XGROUP', 'CREATE', KEYS[1], ARGV[1], '0', 'MKSTREAM')

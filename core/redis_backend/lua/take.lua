@@ -6,7 +6,7 @@
 -- What was taken from one stream is given though the other one can't be read: a reply without it would lose it to a lease.
 
 local free, taken = tonumber(ARGV[3] or ''), {}
-if #ARGV ~= 3 or not (free and free >= 0 and free % 1 == 0) then error('TAILRACE wrong arguments') end
+if #KEYS ~= 2 or #ARGV ~= 3 or not (free and free >= 0 and free % 1 == 0) then error('TAILRACE wrong arguments') end
 for _, key in ipairs(KEYS) do
   local found = redis.call('TYPE', key).ok
   if found ~= 'none' and found ~= 'stream' then error('TAILRACE key ' .. key .. ' is a ' .. found) end

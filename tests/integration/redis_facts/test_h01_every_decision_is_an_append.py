@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
+from collections.abc import Callable
+from pathlib import Path
 
+from tailrace.core.commands import Report
 from tailrace.core.engine.orchestrator import PartitionWork
 from tailrace.core.events import ReportIgnored
-from tailrace.core.store.port import Delivery
+from tailrace.core.store.port import Delivery, Limits
 from tailrace.core.testing.builders import completed, diamond, line, started, workflow_id_in
+from tailrace.infra.embedded import EmbeddedRedis
 from tests.support.audit import audit, record
 from tests.support.bench import Bench
 from tests.support.waiting import beside, eventually
 
+log = logging.getLogger(__name__)
+
 
 async def report(bench: Bench, delivery: Delivery, *kinds: str, name: str = "w1") -> None:
     """Report what was delivered: `started`, `completed`, or both."""
-    make = {"started": started, "completed": completed}
+    make: dict[str, Callable[..., Report]] = {"started": started, "completed": completed}
     task_id = delivery.message.task_id
     sent = [(delivery, make[kind](task_id, worker=name, delivery=delivery.delivery), "") for kind in kinds]
     assert all(await bench.queue(name).report(sent))
@@ -63,11 +70,17 @@ async def test_h01_a_decision_without_events_is_gone_when_somebody_else_made_it(
     assert (await bench.state(run)).version == 3
 
 
-async def test_h01_two_orchestrators_with_stale_views_lose_nothing(bench: Bench) -> None:
+async def test_h01_two_orchestrators_with_stale_views_lose_nothing(redis_server: EmbeddedRedis, tmp_path: Path) -> None:
     """Every report is applied, or recorded as ignored: all runs end, and nothing is left over."""
     seed = random.randrange(2**32)
-    print(f"seed {seed}")
+    log.warning("seed %d", seed)
     dice = random.Random(seed)
+    async with Bench.on(redis_server.url, tmp_path, limits=Limits(owner_seconds=60.0)) as bench:
+        await stale_views(bench, dice)
+
+
+async def stale_views(bench: Bench, dice: random.Random) -> None:
+    """Two workers, and two that apply what these report, each with a memory of its own."""
     pipeline = (await bench.prepare(diamond())).pipeline
     runs = [
         await bench.submit(pipeline, workflow_id_in(0, bench.store.partitions, number=number))
@@ -90,11 +103,7 @@ async def test_h01_two_orchestrators_with_stale_views_lose_nothing(bench: Bench)
             await asyncio.sleep(dice.random() * 0.01)
             await work.apply_reports(entries)
 
-    async def keep() -> None:
-        while await bench.store.acquire(0, "o1", owned.epoch):
-            await asyncio.sleep(0.5)
-
-    async with beside(work("w1"), work("w2"), keep(), *(apply(each) for each in works)):
+    async with beside(work("w1"), work("w2"), *(apply(each) for each in works)):
         await bench.wait_status("completed", *runs)
         await eventually(lambda: _none_left(bench))
     logs = await audit(bench.store)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import Counter
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from tailrace.core.testing.builders import line, pipeline, stage
 from tests.support.bench import Bench
 from tests.support.engine_process import program
 from tests.support.waiting import eventually, pass_server_time
+
+log = logging.getLogger(__name__)
 
 
 async def test_h16_a_cancelled_call_ends(bench: Bench) -> None:
@@ -74,7 +77,7 @@ async def test_h16_a_killed_worker_is_survived_by_its_task(bench: Bench, tmp_pat
             killed_at = await bench.store.now()
             await bench.wait_status("completed", run, timeout=5.0)
             took = (await bench.store.now() - killed_at) / 1_000_000
-            print(f"recovered after {took:.2f} s")
+            log.warning("recovered %.2f s after the kill", took)
             assert took < 5.0
             await bench.wait_status("completed", await bench.submit(definition))
 
