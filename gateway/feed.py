@@ -132,6 +132,8 @@ class _Tail:
                 await self._at_end.wait()
         except TimeoutError:
             raise StoreUnavailable(f"the log of partition {self._partition} can't be read") from None
+        if subscription.closed is not None:
+            return
         subscription.starts[self._partition] = self._position
         subscription.epochs[self._partition] = self._epoch
 
@@ -139,7 +141,7 @@ class _Tail:
         self._listeners.remove(subscription)
 
     async def close(self) -> None:
-        self._listeners.close("shutdown")
+        self._end_all("shutdown")
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -198,6 +200,8 @@ class _Tail:
 
     def _end_all(self, reason: Closed) -> None:
         self._listeners.close(reason)
+        # Wakes those that are just joining: they see that they were closed.
+        self._at_end.set()
         self._at_end.clear()
 
 
@@ -224,7 +228,7 @@ class Feed:
             subscription.close("shutdown")
         try:
             for tail in tails:
-                if not self._closed:
+                if subscription.closed is None:
                     await tail.join(subscription, self._timeout_seconds)
             yield subscription
         finally:

@@ -31,6 +31,8 @@ _SECURITY_HEADERS: Final = {
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "no-store",
+    # Instead of the versions of what we are made of.
+    "Server": "tailrace",
 }
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from aiohttp import web
 
 from tailrace.gateway.problems import Refusal
+from tailrace.gateway.services import services_of
 
 
 async def body_of(request: web.Request) -> bytes:
@@ -17,7 +20,11 @@ async def body_of(request: web.Request) -> bytes:
         raise web.HTTPRequestEntityTooLarge(max_size=limit, actual_size=request.content_length)
     if not (request.content_type == "application/json" or request.content_type.endswith("+json")):
         raise Refusal(415, "unsupported-media-type", "send the body with `Content-Type: application/json`")
-    return await request.read()
+    try:
+        async with asyncio.timeout(services_of(request).settings.read_timeout_seconds):
+            return await request.read()
+    except TimeoutError:
+        raise Refusal(408, "request-timeout", "the body did not arrive in time") from None
 
 
 async def optional_body_of(request: web.Request) -> bytes:

@@ -20,6 +20,7 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True):
     token: str | None = None
     allowed_hosts: tuple[str, ...] = ()
     max_body_bytes: int = MIB
+    read_timeout_seconds: float = 30.0
     max_wait_seconds: float = 60.0
     store_timeout_seconds: float = 5.0
     why_timeout_seconds: float = 20.0

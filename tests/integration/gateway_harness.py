@@ -32,7 +32,7 @@ from tailrace.gateway.settings import GatewaySettings
 from tailrace.projections.queries import Queries
 from tailrace.projections.runtime import Projector
 from tests.integration.projections.support import quick
-from tests.support.waiting import eventually
+from tests.support.waiting import beside, eventually
 
 PATIENCE_SECONDS = 20.0
 
@@ -258,29 +258,14 @@ async def gateway(
         )
         if postgres_url is not None:
             projector = Projector(postgres_url, store, name="p", options=quick())
-            await stack.enter_async_context(running(projector.run()))
+            await stack.enter_async_context(beside(projector.run()))
             async with asyncio.timeout(PATIENCE_SECONDS):
                 await projector.wait_ready()
         if working:
-            await stack.enter_async_context(running(Orchestrator(store, "o1").run(), worker.run()))
+            await stack.enter_async_context(beside(Orchestrator(store, "o1").run(), worker.run()))
         client = await stack.enter_async_context(aiohttp.ClientSession())
         server = await stack.enter_async_context(AsyncExitStack())
         url = await server.enter_async_context(serving(app, chosen))
         yield Gateway(
             url=url, client=client, store=store, commands=commands, worker=worker, app=app, stop=server.aclose
         )
-
-
-@asynccontextmanager
-async def running(*works: Any) -> AsyncIterator[None]:
-    """Run these beside the block, and end them with it."""
-    before = asyncio.all_tasks()
-    tasks = [asyncio.ensure_future(work) for work in works]
-    try:
-        yield
-    finally:
-        # Again, and the tasks within as well: `asyncio.wait_for` of Python 3.11 may swallow a cancellation in the driver.
-        while not all(task.done() for task in tasks):
-            for task in asyncio.all_tasks() - before - {asyncio.current_task()}:
-                task.cancel()
-            await asyncio.wait(tasks, timeout=0.1)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import AsyncIterator
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.integration.gateway_harness import Gateway
+from tailrace.infra.embedded import EmbeddedRedis
+from tests.integration.gateway_harness import Gateway, gateway
 
 MEMBERS = {"type", "title", "status", "detail", "code", "trace_id", "errors"}
 
@@ -56,6 +59,20 @@ async def test_a_body_that_is_too_large(served: Gateway, chunked: bool) -> None:
     assert (problem["status"], problem["code"]) == (413, "body-too-large")
     fits = b'{"type": "app", "name": "x"}'
     await served.call("POST", "/workflows", data=BytesIO(fits + b" " * (size - len(fits))), headers=json, status=201)
+
+
+async def test_a_body_that_does_not_arrive(redis_server: EmbeddedRedis, tmp_path: Path) -> None:
+    """408 after a while; a client can't hold a request open for ever."""
+    async with gateway(redis_server.url, tmp_path, working=False, read_timeout_seconds=0.05) as served:
+
+        async def stuck() -> AsyncIterator[bytes]:
+            yield b"{"
+            await asyncio.Event().wait()
+
+        problem = await problem_of(
+            served, "POST", "/api/v1/workflows", data=stuck(), headers={"Content-Type": "application/json"}
+        )
+        assert (problem["status"], problem["code"]) == (408, "request-timeout")
 
 
 @pytest.mark.parametrize(
@@ -159,6 +176,7 @@ async def test_every_answer_has_its_ids_and_security_headers(served: Gateway) ->
             assert response.headers["traceparent"][3:35] == response.headers["X-Trace-Id"]
             assert response.headers["X-Content-Type-Options"] == "nosniff"
             assert response.headers["Cache-Control"] == "no-store"
+            assert response.headers["Server"] == "tailrace"
     async with served.client.get(f"{served.url}/health/live", headers={"X-Request-Id": "a b"}) as response:
         assert response.headers["X-Request-Id"] != "a b"
 

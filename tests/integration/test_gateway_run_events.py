@@ -12,8 +12,8 @@ from tailrace.core.partitioning import partition_of
 from tailrace.gateway import cursors
 from tailrace.gateway.cursors import RunCursor
 from tailrace.infra.embedded import EmbeddedRedis
-from tests.integration.gateway_harness import Event, Gateway, gateway, running
-from tests.support.waiting import eventually
+from tests.integration.gateway_harness import Event, Gateway, gateway
+from tests.support.waiting import beside, eventually
 
 ALL = [
     "WorkflowCreated",
@@ -259,7 +259,7 @@ async def test_a_client_that_does_not_read_is_cut_off(redis_server: EmbeddedRedi
         writer.write(request.encode())
         first = await reader.readuntil(b"TaskDispatched")
         assert b"WorkflowCreated" in first
-        async with running(pause_and_resume(served, workflow_id)):
+        async with beside(pause_and_resume(served, workflow_id)):
             await eventually(lambda: not served.services.metrics.streams, timeout=60)
         writer.close()
         async with asyncio.timeout(20):

@@ -131,6 +131,29 @@ async def test_closing_ends_every_listener(feed: Feed) -> None:
         assert late.closed == "shutdown"
 
 
+async def test_closing_ends_who_is_just_joining(backend: MemoryBackend) -> None:
+    """It does not wait for the end of a log that nobody will look for any more."""
+    asked = asyncio.Event()
+
+    class Hanging(MemoryStore):
+        async def head(self, partition: int) -> Head:
+            asked.set()
+            await asyncio.Event().wait()
+            raise AssertionError("unreachable")
+
+    feed = Feed(Hanging(backend), source="urn:test", queue_limit=4, timeout_seconds=PATIENCE_SECONDS)
+
+    async def listen() -> str | None:
+        async with feed.subscribe([0, 1]) as subscription:
+            return subscription.closed
+
+    listening = asyncio.ensure_future(listen())
+    await asked.wait()
+    await feed.close()
+    async with asyncio.timeout(PATIENCE_SECONDS / 2):
+        assert await listening == "shutdown"
+
+
 async def test_a_hole_in_the_log_ends_its_listeners(runner: Runner, backend: MemoryBackend, feed: Feed) -> None:
     """The next entry does not follow: somebody put the log back, or took something out of it."""
     workflow_id = workflow_id_in(0, 2)
