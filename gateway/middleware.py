@@ -31,8 +31,6 @@ _SECURITY_HEADERS: Final = {
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "no-store",
-    # Instead of the versions of what we are made of.
-    "Server": "tailrace",
 }
 
 
@@ -101,6 +99,8 @@ def _detail(request: web.Request, error: web.HTTPException) -> str:
 async def add_headers(request: web.Request, response: web.StreamResponse) -> None:
     """Put the ids and the security headers on every response, streams included."""
     headers = response.headers
+    # Instead of the versions of what we are made of.
+    headers["Server"] = "tailrace"
     for name, value in _SECURITY_HEADERS.items():
         headers.setdefault(name, value)
     found = request.get(REQUEST_TRACE)

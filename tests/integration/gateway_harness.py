@@ -201,6 +201,22 @@ class Gateway:
                     return document
                 await anext(aiter(events))
 
+    async def wait_listening(self) -> None:
+        """Return once a feed reads the log for somebody."""
+
+        async def listening() -> int:
+            return self.services.feed.listening
+
+        await eventually(listening)
+
+    async def wait_no_streams(self) -> None:
+        """Return once every stream has ended on the gateway's side."""
+
+        async def none_open() -> bool:
+            return not self.services.metrics.streams
+
+        await eventually(none_open, timeout=60)
+
     async def archived(self, document: dict[str, Any]) -> None:
         """Wait until the read model has the run as the document shows it."""
 
@@ -238,7 +254,7 @@ async def gateway(
     """A gateway on a namespace of its own, with one orchestrator and one worker unless told otherwise."""
     async with AsyncExitStack() as stack:
         store = await RedisStore.open(
-            RedisSettings(url=redis_url, timeout=1.0, connect_timeout=1.0),
+            RedisSettings(url=redis_url, timeout=1.0, connect_timeout=1.0, max_connections=64),
             namespace=namespace or uuid4().hex[:12],
             partitions=2,
         )

@@ -15,7 +15,6 @@ from tailrace.gateway.cursors import LogCursor, Position
 from tailrace.gateway.streams import epoch_of, heads_of
 from tailrace.infra.embedded import EmbeddedRedis
 from tests.integration.gateway_harness import APP, Event, EventReader, Gateway, gateway
-from tests.support.waiting import eventually
 
 Told = list[tuple[str, int]]
 
@@ -172,7 +171,7 @@ async def test_a_log_that_is_cut_back_under_a_stream_ends_it(served: Gateway) ->
     part = served.store.keys.partition(partition_of(run["workflow_id"], 2))
     async with served.stream(f"/events?workflow_id={run['workflow_id']}") as events:
         await begun(events)
-        await eventually(lambda: served.services.feed.listening)
+        await served.wait_listening()
         await served.store.client.command("HINCRBY", part.head, "seq", -2)
         *_, gap = await events.until(lambda event: event.name == "gap")
     assert gap.data["reason"] == "log-diverged"
@@ -198,7 +197,7 @@ async def test_streams_are_limited(redis_server: EmbeddedRedis, tmp_path: Path) 
             async with served.client.get(f"{served.url}/api/v1/events") as response:
                 assert response.status == 503
                 assert response.headers["Retry-After"] == "5"
-        await eventually(lambda: not served.services.metrics.streams)
+        await served.wait_no_streams()
         async with served.stream("/events") as events:
             await begun(events)
 
@@ -209,7 +208,7 @@ async def test_a_stopping_gateway_breaks_streams_off(redis_server: EmbeddedRedis
     async with gateway(redis_server.url, tmp_path) as served:
         response = await served.client.get(f"{served.url}/api/v1/events")
         reading = asyncio.ensure_future(response.content.read())
-        await eventually(lambda: served.services.feed.listening)
+        await served.wait_listening()
         await served.stop()
         told += await asyncio.gather(reading, return_exceptions=True)
     assert isinstance(told[0], Exception)

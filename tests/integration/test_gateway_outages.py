@@ -167,6 +167,6 @@ async def test_waiting_outlives_the_store(own_redis: EmbeddedRedis, tmp_path: Pa
         waiting = asyncio.ensure_future(
             served.call("POST", "/workflows?wait=1", json={"type": "app", "name": "x"}, status=202)
         )
-        await eventually(lambda: served.services.feed.listening)
+        await served.wait_listening()
         await own_redis.kill()
         assert (await waiting)["status"] == "initiated"

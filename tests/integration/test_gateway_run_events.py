@@ -13,7 +13,7 @@ from tailrace.gateway import cursors
 from tailrace.gateway.cursors import RunCursor
 from tailrace.infra.embedded import EmbeddedRedis
 from tests.integration.gateway_harness import Event, Gateway, gateway
-from tests.support.waiting import beside, eventually
+from tests.support.waiting import beside
 
 ALL = [
     "WorkflowCreated",
@@ -260,7 +260,7 @@ async def test_a_client_that_does_not_read_is_cut_off(redis_server: EmbeddedRedi
         first = await reader.readuntil(b"TaskDispatched")
         assert b"WorkflowCreated" in first
         async with beside(pause_and_resume(served, workflow_id)):
-            await eventually(lambda: not served.services.metrics.streams, timeout=60)
+            await served.wait_no_streams()
         writer.close()
         async with asyncio.timeout(20):
             cancelled = await served.call("POST", f"/workflows/{workflow_id}/cancel", status=200)
