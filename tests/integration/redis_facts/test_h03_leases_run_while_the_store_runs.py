@@ -1,0 +1,115 @@
+"""H3: the lease clock runs while the store is away. No healthy task is stolen for that, and no timer fires."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+import pytest
+
+from tailrace.agents.sdk import TaskContext
+from tailrace.core.testing.builders import pipeline, stage
+from tailrace.infra.embedded import EmbeddedRedis
+from tests.support.bench import Bench
+from tests.support.waiting import beside, eventually, pass_server_time
+
+TASKS = 10
+
+log = logging.getLogger(__name__)
+
+
+async def away(server: EmbeddedRedis, how: str) -> None:
+    """Take the server away for longer than a lease, with its process or without."""
+    if how == "stopped":
+        server.pause()
+        # The time of an outage is what is tested; there is no clock but the wall's while the server stands still.
+        await asyncio.sleep(4.0)
+        server.resume()
+    else:
+        await server.kill()
+        await asyncio.sleep(3.0)
+        await server.start()
+
+
+@pytest.mark.parametrize("how", ["stopped", "killed"])
+async def test_h03_a_lease_runs_only_while_the_store_runs(
+    own_server: EmbeddedRedis, own_bench: Bench, how: str
+) -> None:
+    """Tasks of a worker that lives stay with it, as the first delivery; that of a dead one is claimed after one lease."""
+    bench = own_bench
+    definition = (await bench.prepare(pipeline(stage("only")))).pipeline
+    orphan = await bench.submit(definition)
+    assert len(await bench.queue("dead").take(1, block_seconds=1)) == 1
+    may_end = asyncio.Event()
+
+    async def hold(context: TaskContext) -> str:
+        await may_end.wait()
+        return context.task_id
+
+    async with bench.orchestrating(), bench.working("w1", hold, concurrency=TASKS):
+        runs = [await bench.submit(definition) for _ in range(TASKS)]
+        await bench.wait_status("running", *runs)
+        async with bench.working("w2", hold, concurrency=TASKS):
+            await away(own_server, how)
+            back_at = await bench.store.now()
+            await bench.wait_status("running", orphan, timeout=6.0)
+            took = (await bench.store.now() - back_at) / 1_000_000
+            log.warning("the dead worker's task was recovered %.2f s after the store came back (%s)", took, how)
+            assert 2.0 < took < 5.0
+            # Through all that might come after the grace.
+            await pass_server_time(bench.store, 1.0)
+            held = await bench.open_entries(*runs, orphan)
+            assert [(entry.worker, entry.deliveries) for entry in held] == [*[("w1", 1)] * TASKS, ("w2", 2)]
+            may_end.set()
+            await bench.wait_status("completed", *runs, orphan)
+
+
+async def test_h03_absences_too_short_to_count_steal_nothing(own_server: EmbeddedRedis, own_bench: Bench) -> None:
+    """Just under the 1.5 s that give a grace, again and again, and killed, so that the holder has to connect anew."""
+    bench = own_bench
+    definition = (await bench.prepare(pipeline(stage("only")))).pipeline
+    may_end = asyncio.Event()
+
+    async def hold(context: TaskContext) -> str:
+        await may_end.wait()
+        return context.task_id
+
+    async with bench.orchestrating(), bench.working("w1", hold), bench.working("w2", hold), bench.working("w3", hold):
+        runs = [await bench.submit(definition) for _ in range(4)]
+        await bench.wait_status("running", *runs)
+        before = await bench.open_entries(*runs)
+        for _ in range(2):
+            await own_server.kill()
+            await asyncio.sleep(1.2)
+            await own_server.start()
+            await pass_server_time(bench.store, 1.0)
+        await pass_server_time(bench.store, 1.0)
+        after = await bench.open_entries(*runs)
+        assert [(entry.worker, entry.deliveries) for entry in after] == [(entry.worker, 1) for entry in before]
+        may_end.set()
+        await bench.wait_status("completed", *runs)
+
+
+async def test_h03_no_timer_fires_in_the_grace(own_server: EmbeddedRedis, own_bench: Bench) -> None:
+    """What is over its time because the store was away may still be reported: the timer waits for a lease."""
+    bench = own_bench
+    timed = (await bench.prepare(pipeline(stage("only", timeout_seconds=2.0)))).pipeline
+    ended = asyncio.Event()
+
+    async def until_back(context: TaskContext) -> str:
+        await ended.wait()
+        return context.task_id
+
+    async with bench.orchestrating(), bench.working("w1", until_back):
+        run = await bench.submit(timed)
+        await bench.wait_status("running", run)
+        async with beside(away(own_server, "killed")) as (outage,):
+            await eventually(lambda: _false_if_running(own_server))
+            ended.set()
+            await outage
+        await bench.wait_status("completed", run)
+        assert (await bench.state(run)).stages["only"].attempt == 1
+
+
+async def _false_if_running(server: EmbeddedRedis) -> bool:
+    return not server.running
