@@ -43,6 +43,13 @@ def shared(acceptance_folder: Path) -> Iterator[Installation]:
         yield installation
 
 
+@pytest.fixture(scope="module")
+def installation(acceptance_folder: Path) -> Iterator[Installation]:
+    """With all built-in agents, as `tailrace up` is without options."""
+    with started(new_folder(acceptance_folder)) as installation:
+        yield installation
+
+
 @pytest.fixture(scope="session")
 def tormented(acceptance_folder: Path) -> Iterator[Installation]:
     """For tests that stop and kill whatever it consists of, and end with all of it running again."""

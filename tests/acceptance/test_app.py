@@ -6,16 +6,13 @@ import json
 import signal
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tailrace.infra.client import StreamEvent
-from tests.acceptance.conftest import new_folder, started
 from tests.acceptance.figures import measured
 from tests.acceptance.installation import Installation
 from tests.acceptance.proc import all_gone, descendants, gone, traces_of
@@ -42,13 +39,6 @@ needs = ["scaffolding"]
 """
 
 Answer = tuple[int, bytes]
-
-
-@pytest.fixture(scope="module")
-def installation(acceptance_folder: Path) -> Iterator[Installation]:
-    """With all built-in agents, as `tailrace up` is without options."""
-    with started(new_folder(acceptance_folder)) as installation:
-        yield installation
 
 
 class Followed:
