@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import aiohttp
@@ -26,6 +27,10 @@ from tailrace.projections.checkpoints import Place
 from tests.integration.otlp_receiver import Received, Receiver, collecting
 
 ROOT = Path(__file__).parents[2]
+
+#: How long a process may take to start or to end on a busy machine.
+PATIENCE_SECONDS = 60.0
+
 SERVER, PRODUCER, CONSUMER = 2, 4, 5
 
 APP = Definition(
@@ -90,8 +95,10 @@ async def store(redis_store: RedisStore) -> AsyncIterator[RedisStore]:
 
 
 @asynccontextmanager
-async def process(kind: str, server: EmbeddedRedis, namespace: str, folder: Path, base: str) -> AsyncIterator[str]:
-    """A process of that kind while the block runs; gives what it said when it was ready. It ends in an orderly way."""
+async def process(
+    kind: str, server: EmbeddedRedis, namespace: str, folder: Path, base: str
+) -> AsyncIterator[Awaitable[str]]:
+    """A process of that kind while the block runs; gives what it will say when it is ready. It ends in an orderly way."""
     environment = {**os.environ, "OTEL_EXPORTER_OTLP_ENDPOINT": base, "OTEL_BSP_SCHEDULE_DELAY": "100"}
     command = (sys.executable, "-W", "error", "-m", "tests.integration.tracing_process", kind, server.url, namespace)
     child = await asyncio.create_subprocess_exec(
@@ -99,15 +106,32 @@ async def process(kind: str, server: EmbeddedRedis, namespace: str, folder: Path
     )
     assert child.stdin is not None
     assert child.stdout is not None
+
+    async def said(stdout: asyncio.StreamReader) -> str:
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            return (await stdout.readline()).decode().strip()
+
     try:
-        async with asyncio.timeout(30):
-            yield (await child.stdout.readline()).decode().strip()
-            child.stdin.close()
+        yield said(child.stdout)
+        child.stdin.close()
+        async with asyncio.timeout(PATIENCE_SECONDS):
             assert await child.wait() == 0
     finally:
         if child.returncode is None:
             child.kill()
             await child.wait()
+
+
+@asynccontextmanager
+async def gateway_and_worker(server: EmbeddedRedis, namespace: str, folder: Path, base: str) -> AsyncIterator[str]:
+    """Both processes while the block runs; gives the gateway's URL. When it has ended they have sent what they had."""
+    async with AsyncExitStack() as stack:
+        started = [
+            await stack.enter_async_context(process(kind, server, namespace, folder, base))
+            for kind in ("worker", "gateway")
+        ]
+        ready = [await say_ready for say_ready in started]
+        yield ready[-1]
 
 
 @asynccontextmanager
@@ -159,10 +183,11 @@ async def test_one_trace_follows_a_run_through_all_processes(
 ) -> None:
     """From the client's span through gateway, engine and worker: one trace id, and no parent that was not sent."""
     async with (
-        process("gateway", redis_server, namespace, tmp_path, receiver.base) as url,
-        process("worker", redis_server, namespace, tmp_path, receiver.base),
         engine_spans(store, receiver, Places()),
+        gateway_and_worker(redis_server, namespace, tmp_path, receiver.base) as url,
     ):
+        async with aiohttp.ClientSession() as client, client.get(f"{url}/health/live") as response:
+            assert response.status == 200, "a probe, which leaves no span"
         document = await submit(url, input={"fail_once": "build"})
         await receiver.wait(lambda: receiver.named("workflow app"))
     # Both processes have ended, and sent what they had.
@@ -196,58 +221,35 @@ async def test_one_trace_follows_a_run_through_all_processes(
     failed = [span for span in receiver.named("process builder") if span.error]
     assert [(span.attributes["tailrace.stage"], span.error) for span in failed] == [("build", "handler-error")]
     assert {span.error for span in spans if span.service == "tailrace-engine"} == {""}, "the second attempt succeeded"
+    check_resources(receiver.named("POST /api/v1/workflows")[0], receiver.named("process builder")[0])
 
 
-async def test_processes_say_who_they_are_and_not_what_was_searched(
-    redis_server: EmbeddedRedis, store: RedisStore, namespace: str, receiver: Receiver, tmp_path: Path
-) -> None:
-    """Resources name service, version and instance; a query is nobody's business; probes leave no span."""
-    async with (
-        process("worker", redis_server, namespace, tmp_path, receiver.base),
-        process("gateway", redis_server, namespace, tmp_path, receiver.base) as url,
-        aiohttp.ClientSession() as client,
-    ):
-        async with client.get(f"{url}/health/live") as response:
-            assert response.status == 200
-        await submit(url)
-    (server,) = [span for span in receiver.spans if span.kind == SERVER]
+def check_resources(server: Received, worker: Received) -> None:
+    """Processes say who they are, and the request's span does not say what was searched for."""
     assert server.attributes["http.route"] == "/api/v1/workflows"
     assert "secret" not in repr(server.attributes)
-    worker = receiver.named("process builder")[0]
     for span in (server, worker):
         assert span.resource["service.version"]
         assert span.resource["service.instance.id"]
     assert server.resource["service.instance.id"] != worker.resource["service.instance.id"]
 
 
-async def test_a_collector_that_was_away_gets_the_engines_spans_all_the_same(
+async def test_the_engines_spans_survive_an_outage_and_a_crash(
     redis_server: EmbeddedRedis, store: RedisStore, namespace: str, receiver: Receiver, tmp_path: Path
 ) -> None:
-    """Runs do not notice; processes stop in time; what the log tells arrives when the collector is back, once."""
+    """With the collector down runs do not notice and processes stop in time. When it is back, what the log tells arrives,
+    once; a reader that lost its position sends the same bytes again: same ids, same times, same order.
+    """
     receiver.stop()
     places = Places()
     async with engine_spans(store, receiver, places):
-        async with (
-            process("gateway", redis_server, namespace, tmp_path, receiver.base) as url,
-            process("worker", redis_server, namespace, tmp_path, receiver.base),
-        ):
+        async with gateway_and_worker(redis_server, namespace, tmp_path, receiver.base) as url:
             await submit(url)
         assert {place.seq for place in places.places.values()} == {0}, "no position has moved"
         receiver.start()
         await receiver.wait(lambda: receiver.named("workflow app"))
     assert {span.service for span in receiver.spans} == {"tailrace-engine"}
     assert len(receiver.spans) == len({span.span_id for span in receiver.spans}) == 1 + 4 + 4 + 8
-
-
-async def test_a_repeat_after_a_crash_is_byte_identical(
-    redis_server: EmbeddedRedis, store: RedisStore, namespace: str, receiver: Receiver, tmp_path: Path
-) -> None:
-    """A reader whose position was lost sends the same bytes again: same ids, same times, same order."""
-    async with (
-        process("worker", redis_server, namespace, tmp_path, receiver.base),
-        process("gateway", redis_server, namespace, tmp_path, receiver.base) as url,
-    ):
-        await submit(url)
     bodies = []
     for _ in range(2):
         receiver.spans.clear()
@@ -271,6 +273,4 @@ assert not telemetry.enabled
 heavy = [name for name in sys.modules if name.startswith(("opentelemetry.sdk", "google", "requests", "aiohttp"))]
 assert not heavy, heavy
 """
-    import subprocess  # noqa: PLC0415
-
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, timeout=30, cwd=ROOT)
