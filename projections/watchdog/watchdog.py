@@ -83,6 +83,9 @@ class Watchdog:
                 wait = _BACKOFF[min(failures, len(_BACKOFF) - 1)]
                 failures += 1
                 self._settled_at = None
+            except StoreFull as error:
+                self._say_full(error)
+                wait = _BACKOFF[-1]
             except TailraceError:
                 log.exception("a round was given up")
                 wait = _BACKOFF[-1]
@@ -196,12 +199,15 @@ class Watchdog:
         except (VersionConflict, NotFound, CommandRefused):
             return False
         except StoreFull as error:
-            if not self._full:
-                log.warning("store-full: stalls can't be recorded: %s", error)
-            self._full = True
+            self._say_full(error)
             return False
         self._full = False
         return after.state.version > state.version
+
+    def _say_full(self, error: StoreFull) -> None:
+        if not self._full:
+            log.warning("store-full: stalls can't be recorded: %s", error)
+        self._full = True
 
     async def _postpone(self, state: WorkflowState, expect_at: int, *, late: bool) -> None:
         """Only what is overdue is moved: the expectation of a suspect stays what it is."""
