@@ -129,7 +129,10 @@ class RedisStore:
         validate(definition)
         pipeline = Pipeline(definition)
         body = msgspec.json.encode(definition, order="deterministic")
-        await self.client.command("SET", self.keys.definition(pipeline.hash), body)
+        key = self.keys.definition(pipeline.hash)
+        # (Looked at first: a process that puts its definitions at each start must not have to write in a full store.)
+        if await self.client.command("GET", key) != body:
+            await self.client.command("SET", key, body)
         versions = (await self.definitions()).get(definition.name, [])
         if not versions or versions[-1] != pipeline.hash:
             versions = [*(known for known in versions if known != pipeline.hash), pipeline.hash]
