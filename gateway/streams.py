@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Final, NoReturn
 
 import msgspec
@@ -252,7 +252,6 @@ async def heads_of(store: WorkflowStore) -> list[Head]:
     return list(await asyncio.gather(*(store.head(partition) for partition in range(store.partitions))))
 
 
-def epoch_of(heads: Sequence[Head] | Mapping[int, Head]) -> str:
+def epoch_of(heads: Sequence[Head]) -> str:
     """A short name for the epochs of several logs together."""
-    values = heads.values() if isinstance(heads, Mapping) else heads
-    return hashlib.sha256("\n".join(head.epoch for head in values).encode()).hexdigest()[:8]
+    return hashlib.sha256("\n".join(head.epoch for head in heads).encode()).hexdigest()[:8]
