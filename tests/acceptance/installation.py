@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ import asyncpg
 
 from tailrace.infra.client import Gateway, GatewayError
 from tailrace.infra.config import UP_FILE
-from tests.acceptance.proc import signal_all, traces_of
+from tests.acceptance.proc import ours_in, signal_all
 from tests.acceptance.waiting import PATIENCE_SECONDS, until
 
 TERMINAL = frozenset({"completed", "failed", "cancelled"})
@@ -121,14 +122,17 @@ class Installation:
         self._process.wait(timeout=PATIENCE_SECONDS)
 
     def destroy(self) -> None:
-        """End whatever is left, by force."""
+        """End it in order, so that it takes its sockets along, and whatever is left then by force."""
         if self._process is not None and self._process.poll() is None:
+            self._process.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(timeout=PATIENCE_SECONDS)
             self._process.kill()
             self._process.wait(timeout=PATIENCE_SECONDS)
         until(self._killed, "nothing is left")
 
     def _killed(self) -> bool:
-        left = traces_of(self.folder)
+        left = ours_in(self.folder)
         signal_all(left, signal.SIGKILL)
         return not left
 

@@ -6,6 +6,7 @@ Only Linux tells all of it; the acceptance tests run there.
 from __future__ import annotations
 
 import os
+import re
 import signal
 import time
 from collections.abc import Iterable
@@ -35,19 +36,25 @@ def descendants(roots: Iterable[int]) -> set[int]:
 
 
 def traces_of(folder: Path) -> dict[int, str]:
-    """Living processes that name `folder` in their command line, environment or working directory.
+    """Living processes that work in `folder`, or have it in their command line or environment.
 
     Finds also those that have left their parent. The processes of the test itself are not meant.
     """
-    wanted = str(folder)
-    ours = _ancestors(os.getpid())
-    found: dict[int, str] = {}
-    for pid in _pids():
-        if pid in ours or gone(pid):
-            continue
-        command = _read(pid, "cmdline")
-        if wanted in command or wanted in _read(pid, "environ") or _works_in(pid, wanted):
+    wanted = _name_of(folder)
+    found = ours_in(folder)
+    for pid in set(_pids()) - _ancestors(os.getpid()):
+        if wanted.search(command := _read(pid, "cmdline")) and not gone(pid):
             found[pid] = command.replace("\0", " ").strip()
+    return found
+
+
+def ours_in(folder: Path) -> dict[int, str]:
+    """The same without those that only name it, as somebody does who reads a log there."""
+    wanted = _name_of(folder)
+    found: dict[int, str] = {}
+    for pid in set(_pids()) - _ancestors(os.getpid()):
+        if (wanted.search(_read(pid, "environ")) or wanted.match(_working_directory(pid))) and not gone(pid):
+            found[pid] = _read(pid, "cmdline").replace("\0", " ").strip()
     return found
 
 
@@ -100,8 +107,13 @@ def _read(pid: int, name: str) -> str:
         return ""
 
 
-def _works_in(pid: int, folder: str) -> bool:
+def _working_directory(pid: int) -> str:
     try:
-        return str((PROC / str(pid) / "cwd").readlink()).startswith(folder)
+        return str((PROC / str(pid) / "cwd").readlink())
     except OSError:
-        return False
+        return ""
+
+
+def _name_of(folder: Path) -> re.Pattern[str]:
+    """The folder or something below it; not another one whose name begins alike."""
+    return re.compile(re.escape(str(folder)) + r"(?![\w.-])")

