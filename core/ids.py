@@ -78,9 +78,10 @@ def new_traceparent() -> str:
     return f"00-{os.urandom(16).hex()}-{os.urandom(8).hex()}-01"
 
 
-def traceparent(trace_id: str, span: str) -> str:
-    """A sampled W3C `traceparent`."""
-    return f"00-{trace_id}-{span}-01"
+def child_traceparent(header: str, span: str) -> str:
+    """The `traceparent` of another span in the trace of `header`, sampled as that one is; "" when it is not valid."""
+    trace = trace_id_of(header)
+    return f"00-{trace}-{span}-{header[-2:]}" if trace else ""
 
 
 def trace_id_of(header: str) -> str | None:

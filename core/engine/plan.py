@@ -11,7 +11,7 @@ from typing import Final
 
 from tailrace.core.codec import encode
 from tailrace.core.events import StageCompleted, TaskDispatched, TaskRedispatched, WorkflowCreated
-from tailrace.core.ids import TaskId, span_id, trace_id_of, traceparent
+from tailrace.core.ids import TaskId, child_traceparent, span_id, trace_id_of
 from tailrace.core.store.port import Append, Closing, Dispatch, NewRecord, Ownership, TaskMessage, TimerRef
 from tailrace.core.workflow.definition import Pipeline
 from tailrace.core.workflow.history import DecidedEvent, output_key
@@ -97,7 +97,7 @@ def _dispatch(pipeline: Pipeline, state: WorkflowState, event: TaskDispatched | 
     stage = pipeline.stages[event.stage]
     trace = trace_id_of(state.traceparent)
     # The span of the sending is encoded from the log later; its id is derived, so the task can name it as parent now.
-    parent = traceparent(trace, span_id(trace, "send", event.task_id)) if trace else ""
+    parent = child_traceparent(state.traceparent, span_id(trace, "send", event.task_id)) if trace else ""
     message = TaskMessage(
         task_id=event.task_id,
         workflow_id=state.workflow_id,

@@ -147,3 +147,11 @@ def test_the_pure_core_has_no_clock_and_no_chance(module: str) -> None:
                 assert not forbidden & {alias.name for alias in node.names}, f"{file.name}:{node.lineno}"
             if isinstance(node, ast.ImportFrom):
                 assert node.module not in forbidden, f"{file.name}:{node.lineno}"
+
+
+def test_the_tracing_sdk_stays_in_infra() -> None:
+    """Everybody may speak to OpenTelemetry's API; its SDK, exporters and messages are infra's, in one place."""
+    inner = re.compile(r"^\s*(?:from|import) opentelemetry\.(?:sdk|exporter|proto|instrumentation)\b", re.MULTILINE)
+    users = {path.relative_to(ROOT).as_posix() for path in sources() if inner.search(path.read_text())}
+    assert users, "the search finds nothing any more"
+    assert all(user.startswith("infra/telemetry/") for user in users), users

@@ -12,6 +12,7 @@ from tailrace.core.clock import from_datetime, to_datetime, to_rfc3339, to_us
 from tailrace.core.errors import Undecodable
 from tailrace.core.ids import (
     TaskId,
+    child_traceparent,
     idempotent_workflow_id,
     new_command_id,
     new_traceparent,
@@ -19,7 +20,6 @@ from tailrace.core.ids import (
     span_id,
     span_id_of,
     trace_id_of,
-    traceparent,
 )
 from tailrace.core.partitioning import partition_of
 from tailrace.core.testing.builders import TRACEPARENT, workflow_id_in
@@ -102,7 +102,15 @@ def test_span_ids_are_derived() -> None:
     """The same wherever they are computed, and different for different parts."""
     assert span_id(TRACE, "send", "w:s:1") == span_id(TRACE, "send", "w:s:1")
     assert len({span_id(TRACE, *parts) for parts in (("a",), ("a", "b"), ("b", "a"), ("ab",))}) == 4
-    assert span_id_of(traceparent(TRACE, span_id(TRACE, "x"))) == span_id(TRACE, "x")
+    child = child_traceparent(TRACEPARENT, span_id(TRACE, "x"))
+    assert (trace_id_of(child), span_id_of(child)) == (TRACE, span_id(TRACE, "x"))
+
+
+def test_a_child_is_sampled_as_its_parent_is() -> None:
+    """Who asked not to be traced is not traced further down either."""
+    assert child_traceparent(TRACEPARENT[:-2] + "00", SPAN).endswith("-00")
+    assert child_traceparent(TRACEPARENT[:-2] + "01", SPAN).endswith("-01")
+    assert child_traceparent("nonsense", SPAN) == ""
 
 
 def test_a_traceparent_is_read_back() -> None:

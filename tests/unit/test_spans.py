@@ -17,7 +17,7 @@ from tailrace.core.commands import (
     RetryWorkflow,
 )
 from tailrace.core.engine.plan import plan
-from tailrace.core.ids import span_id, span_id_of, traceparent
+from tailrace.core.ids import child_traceparent, span_id, span_id_of
 from tailrace.core.testing import builders
 from tailrace.core.testing.builders import TRACEPARENT, diamond, line
 from tailrace.core.testing.history import History
@@ -47,7 +47,7 @@ def traced(history: History) -> list[Record]:
             parent = TRACEPARENT
             if record.command.type == "ApplyReport":
                 fields = msgspec.msgpack.decode(record.command.payload)["report"]
-                parent = traceparent(TRACE, process_id(fields["task_id"], fields.get("delivery", 1)))
+                parent = child_traceparent(TRACEPARENT, process_id(fields["task_id"], fields.get("delivery", 1)))
         records.append(msgspec.structs.replace(record, traceparent=parent))
     return records
 
@@ -144,7 +144,7 @@ def test_a_send_span_has_the_id_that_the_task_carries() -> None:
     history = History(pipeline)
     history.create()
     (send,) = encoded(history.records)
-    assert dispatch.traceparent == traceparent(send.trace_id, send.span_id)
+    assert dispatch.traceparent == child_traceparent(TRACEPARENT, send.span_id)
     assert send.kind is SpanKind.PRODUCER
 
 
