@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import time
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -17,6 +18,8 @@ from tailrace.core.errors import ConfigurationError, TailraceError
 API: Final = "/api/v1"
 TIMEOUT_SECONDS: Final = 30.0
 STREAM_TIMEOUT_SECONDS: Final = 45.0
+RECONNECT_SECONDS: Final = 30.0
+RECONNECT_PAUSE_SECONDS: Final = 0.3
 
 
 class GatewayError(TailraceError):
@@ -67,16 +70,22 @@ class Gateway:
 
     def stream(self, path: str, after: str | None = None) -> Iterator[StreamEvent]:
         """Follow an event stream until it ends; a broken connection is taken up again behind the last event."""
+        broken_at: float | None = None
         while True:
-            ended = True
             try:
                 for event in self._stream_once(path, after):
+                    broken_at = None
                     after = event.cursor or after
                     yield event
-            except (OSError, http.client.HTTPException):
-                ended = False
-            if ended:
                 return
+            except (OSError, http.client.HTTPException):
+                broken_at = broken_at or time.monotonic()
+            except ConfigurationError:
+                # Gone in the middle: perhaps it is just being started again.
+                broken_at = broken_at or time.monotonic()
+                if after is None or time.monotonic() - broken_at > RECONNECT_SECONDS:
+                    raise
+            time.sleep(RECONNECT_PAUSE_SECONDS)
 
     def _stream_once(self, path: str, after: str | None) -> Iterator[StreamEvent]:
         headers = {"Accept": "text/event-stream", **({"Last-Event-ID": after} if after else {})}

@@ -50,9 +50,14 @@ class Orchestrator:
 
     async def _serve(self, partition: int) -> None:
         failures = 0
+        ownership: Ownership | None = None
         while True:
             try:
-                ownership = await self._store.acquire(partition, self._name, None)
+                if ownership is not None:
+                    # The store was away, and its lease may still be ours: waiting for its end would be a wait for ourselves.
+                    ownership = await self._store.acquire(partition, self._name, ownership.epoch)
+                if ownership is None:
+                    ownership = await self._store.acquire(partition, self._name, None)
                 failures = 0
                 if ownership is None:
                     await asyncio.sleep(STANDBY_SECONDS)
@@ -60,6 +65,7 @@ class Orchestrator:
                 log.info("partition %d is ours, epoch %d", partition, ownership.epoch)
                 await self._own(ownership)
             except NotOwner as error:
+                ownership = None
                 log.warning("%s", error)
             except StoreUnavailable as error:
                 wait = _BACKOFF[min(failures, len(_BACKOFF) - 1)]
@@ -135,11 +141,11 @@ class PartitionWork:
         if not by_workflow:
             return left
         async with self._deciding:
-            await self._load(by_workflow)
+            states = await self._load(by_workflow)
             now = await self._store.now()
             planned: list[tuple[Append, WorkflowState]] = []
             for workflow_id, group in by_workflow.items():
-                state = self._states.get(workflow_id)
+                state = states.get(workflow_id)
                 if state is None:
                     for entry in group:
                         left += await self._park(entry, "there is no such workflow")
@@ -176,7 +182,7 @@ class PartitionWork:
         """Decide timers that are due; gives how many were dealt with."""
         parsed = [(ref, timer) for ref in due if (timer := _parse(ref)) is not None]
         async with self._deciding:
-            await self._load(timer.workflow_id for _, timer in parsed)
+            states = await self._load(timer.workflow_id for _, timer in parsed)
             now = await self._store.now()
             planned: list[tuple[Append, WorkflowState]] = []
             taken: set[str] = set()
@@ -185,7 +191,7 @@ class PartitionWork:
                 if timer.workflow_id in taken:
                     continue
                 taken.add(timer.workflow_id)
-                state = self._states.get(timer.workflow_id)
+                state = states.get(timer.workflow_id)
                 if state is None:
                     log.error("timer %s belongs to no workflow", ref.name)
                 else:
@@ -257,12 +263,20 @@ class PartitionWork:
                 log.debug("append to %s: %s", append.workflow_id, result.outcome)
         return left
 
-    async def _load(self, workflow_ids: Iterable[str]) -> None:
-        wanted = [workflow_id for workflow_id in dict.fromkeys(workflow_ids) if workflow_id not in self._states]
+    async def _load(self, workflow_ids: Iterable[str]) -> dict[str, WorkflowState]:
+        """The states of these runs, remembered or read; those that are not there are left out.
+
+        Ended runs are read each time: they get late reports, but not so many that a place in memory were worth it.
+        """
+        ids = list(dict.fromkeys(workflow_ids))
+        states = {workflow_id: self._states[workflow_id] for workflow_id in ids if workflow_id in self._states}
+        wanted = [workflow_id for workflow_id in ids if workflow_id not in states]
         if wanted:
             for state in await self._store.load_states(wanted):
                 if state is not None:
+                    states[state.workflow_id] = state
                     self._remember(state)
+        return states
 
     def _remember(self, state: WorkflowState) -> None:
         if state.terminal:

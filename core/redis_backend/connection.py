@@ -140,10 +140,10 @@ class Client:
         with translated():
             return await self.blocking.execute_command(*parts)
 
-    async def pipeline(self, commands: Sequence[Sequence[Argument]]) -> list[Any]:
-        """Several independent commands in one round trip; raises the first error among the replies."""
+    async def pipeline(self, commands: Sequence[Sequence[Argument]], *, atomic: bool = False) -> list[Any]:
+        """Several commands in one round trip, with `atomic` at one moment; raises the first error among the replies."""
         with translated():
-            async with self.plain.pipeline(transaction=False) as pipe:
+            async with self.plain.pipeline(transaction=atomic) as pipe:
                 for command in commands:
                     pipe.execute_command(*command)
                 return list(await pipe.execute())

@@ -308,7 +308,7 @@ class RedisStore:
         """The counters of the log and its last entry."""
         part = self._parts[partition]
         (seq, epoch), last = await self.client.pipeline(
-            [("HMGET", part.head, "seq", "epoch"), ("XREVRANGE", part.log, "+", "-", "COUNT", 1)]
+            [("HMGET", part.head, "seq", "epoch"), ("XREVRANGE", part.log, "+", "-", "COUNT", 1)], atomic=True
         )
         if seq is None or epoch is None:
             raise StoreCorrupt(f"{part.head} is gone")

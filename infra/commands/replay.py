@@ -9,7 +9,6 @@ import click
 import msgspec
 
 from tailrace.core.clock import to_rfc3339
-from tailrace.core.codec import decode_event
 from tailrace.core.errors import NotFound, Undecodable
 from tailrace.core.partitioning import partition_of
 from tailrace.core.redis_backend.store import RedisStore
@@ -19,6 +18,7 @@ from tailrace.core.workflow.state import WorkflowState
 from tailrace.infra.commands.options import clock_time, data_dir_option, json_option
 from tailrace.infra.config import Settings, load_settings
 from tailrace.infra.processes.running import open_store, run_loop
+from tailrace.projections.fold import to_record
 
 _PAGE = 1000
 
@@ -86,23 +86,6 @@ async def read_history(store: RedisStore, workflow_id: str) -> list[RawEntry]:
         if last is not None and found and found[-1].version >= last:
             break
     return found
-
-
-def to_record(entry: RawEntry) -> Record:
-    """A log entry decoded; raises `Undecodable`."""
-    decoded = decode_event(entry.type, entry.data)
-    return Record(
-        partition=entry.partition,
-        entry_id=entry.entry_id,
-        seq=entry.seq,
-        workflow_id=entry.workflow_id,
-        version=entry.version,
-        type=entry.type,
-        at=decoded.at,
-        event=decoded.event,
-        command=decoded.command,
-        traceparent=entry.traceparent,
-    )
 
 
 def _line(entry: RawEntry, record: Record, as_json: bool) -> str:

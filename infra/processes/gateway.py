@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from typing import Final
 
 import msgspec
 
 from tailrace.core.artifacts import FileArtifacts
-from tailrace.core.engine.command_handler import CommandHandler
+from tailrace.core.engine.command_handler import ArchiveLookup, CommandHandler
+from tailrace.core.workflow.history import Record, Snapshot, fold
 from tailrace.gateway.app import build_app
 from tailrace.gateway.listen import serving
 from tailrace.gateway.settings import GatewaySettings
@@ -16,10 +18,25 @@ from tailrace.infra.builtin_definitions import put_builtin_definitions
 from tailrace.infra.config import Settings
 from tailrace.infra.parent import say_ready
 from tailrace.infra.processes.running import open_store, run_process, tracing
+from tailrace.projections.fold import to_record
 from tailrace.projections.queries import Queries
 from tailrace.projections.watchdog import diagnose
 
 log = logging.getLogger(__name__)
+
+ARCHIVE_PAGE: Final = 500
+
+
+def archived(queries: Queries) -> ArchiveLookup:
+    """Finds a run that is in Postgres only, by folding what was archived of it."""
+
+    async def lookup(workflow_id: str) -> Snapshot | None:
+        records: list[Record] = []
+        while page := await queries.events(workflow_id, len(records), ARCHIVE_PAGE):
+            records += [to_record(entry) for entry in page]
+        return fold(records)
+
+    return lookup
 
 
 def run_gateway(settings: Settings, gateway: GatewaySettings) -> None:
@@ -35,7 +52,7 @@ def run_gateway(settings: Settings, gateway: GatewaySettings) -> None:
 
             app = build_app(
                 store=store,
-                commands_handler=CommandHandler(store),
+                commands_handler=CommandHandler(store, archived=archived(queries)),
                 queries=queries,
                 diagnose=why,
                 artifact_store=FileArtifacts(settings.data_dir / "artifacts"),
