@@ -33,6 +33,9 @@ log = logging.getLogger(__name__)
 
 _BACKOFF: Final = (0.5, 1.0, 2.0, 5.0)
 
+#: How many runs are flagged or postponed at the same time.
+ACTS_AT_ONCE: Final = 12
+
 #: When a run that is overdue and not flagged is looked at again: soon where one look was not enough, later the longer it waits.
 LOOK_AGAIN_US: Final = to_us(2)
 SHORTEST_WAIT_US: Final = to_us(3)
@@ -127,7 +130,7 @@ class Watchdog:
         ids = [
             workflow_id for workflow_id in dict.fromkeys([*overdue, *suspects]) if workflow_id not in self._unreadable
         ]
-        flagged = 0
+        judged: list[tuple[WorkflowState, Verdict]] = []
         for state in await self._load(ids):
             if state.terminal:
                 continue
@@ -141,7 +144,15 @@ class Watchdog:
                     for agent in facts.agents.values()
                     if agent is not None and verdict.scope == f"agent {agent.agent}" and agent.free_slots
                 )
-            flagged += await self._act(state, verdict, looking.now, late=state.workflow_id in late)
+            judged.append((state, verdict))
+        # Several at a time: each is a write that waits for the store's disk, and the disk takes many in one go.
+        flagged = 0
+        for batch in (judged[start : start + ACTS_AT_ONCE] for start in range(0, len(judged), ACTS_AT_ONCE)):
+            acts = (self._act(state, verdict, looking.now, late=state.workflow_id in late) for state, verdict in batch)
+            for outcome in await asyncio.gather(*acts, return_exceptions=True):
+                if isinstance(outcome, BaseException):
+                    raise outcome
+                flagged += outcome
         return flagged
 
     async def _load(self, ids: Sequence[str]) -> list[WorkflowState]:
