@@ -14,11 +14,10 @@ import pytest
 
 from tailrace.core.redis_backend.connection import RedisSettings
 from tailrace.core.redis_backend.store import RedisStore
-from tailrace.core.store.port import Limits
 from tailrace.infra.embedded import EmbeddedRedis
 
-#: Leases short enough for a test to wait for, and long enough for a busy machine.
-SHORT = Limits(lease_seconds=0.5, pulse_seconds=0.4, owner_seconds=0.5)
+# The suites are shipped with the package: their assertions are rewritten as those of tests are, before any is imported.
+pytest.register_assert_rewrite("tailrace.core.testing")
 
 
 @pytest.fixture(scope="session")
