@@ -48,7 +48,7 @@ def run_gateway(settings: Settings, gateway: GatewaySettings) -> None:
             await put_builtin_definitions(store)
 
             async def why(workflow_id: str) -> msgspec.Struct:
-                return await diagnose(store, workflow_id)
+                return await diagnose(store, workflow_id, checkpoints=queries.checkpoints, archived=archived(queries))
 
             app = build_app(
                 store=store,
