@@ -12,7 +12,6 @@ from tests.acceptance.installation import Installation
 from tests.acceptance.scripted import WORKER, chain, hang, script, slow
 from tests.acceptance.waiting import until
 
-
 #: After this the watchdog holds that a silent worker does not heal by itself, less what its next look may be early.
 HEALS_SECONDS = 4.5
 
