@@ -255,7 +255,9 @@ class Worker:
             await asyncio.wait([task for _, task in held], timeout=2.0)
         try:
             async with asyncio.timeout(2.0):
-                await self._queue.release([running.delivery for running, _ in held])
+                # What the last read was given while it was cancelled goes back as well, and not after a lease.
+                unknown = await self._queue.reconcile([running.delivery.entry_id for running, _ in held])
+                await self._queue.release([*(running.delivery for running, _ in held), *unknown])
                 await self._queue.leave()
         except (TimeoutError, TailraceError) as error:
             log.warning("leaving without a word: %s", str(error) or "the store did not answer")
