@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
 
 import pytest
 
@@ -52,9 +51,3 @@ async def redis_store(redis_server: EmbeddedRedis, namespace: str) -> AsyncItera
     store = await RedisStore.open(RedisSettings(url=redis_server.url), namespace=namespace, partitions=2)
     yield store
     await store.aclose()
-
-
-@pytest.fixture
-def workspaces(tmp_path: Path) -> Path:
-    """Where workers of a test keep the folders of runs."""
-    return tmp_path / "workspaces"
