@@ -98,7 +98,7 @@ class Replay:
             await checkpoints.register(self._session, partition, 0, names)
             places = await checkpoints.places(self._session, partition, 0)
             parked = await parking.parked_runs(self._session, partition)
-            tenure = Tenure(partition=partition, epoch=0, log_epoch=None)
+            tenure = Tenure(partition=partition, epoch=0)
             self._places[partition] = min(places.values(), key=lambda place: place.seq)
             self._writers[partition] = Writer(self._session, tenure, parked, views=VIEWS)
         return self._writers[partition]

@@ -75,6 +75,18 @@ async def hold(session: Session, partition: int, epoch: int) -> None:
         raise PartitionLost
 
 
+async def place_of(session: Session, partition: int, name: str) -> Place | None:
+    """Where one projection is; None when it never began."""
+    row = await session.fetchrow(_SQL["place_of"], partition, name)
+    return None if row is None else Place(position=row["position"], seq=row["seq"])
+
+
+async def freeze(session: Session, partition: int, name: str) -> Place | None:
+    """Keep all checkpoints of a partition where they are, whoever owns it; gives the place of one projection."""
+    await session.fetch(_SQL["hold"], partition)
+    return await place_of(session, partition, name)
+
+
 async def confirm(session: Session, partition: int, epoch: int) -> None:
     """Bring on disk what was committed so far, and say so in `confirmed_position`; raises `PartitionLost`."""
     async with session.transaction():

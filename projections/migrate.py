@@ -63,7 +63,8 @@ async def wait_migrated(url: str, *, instance_id: str, partitions: int, retry_se
 
 async def _apply(connection: Session) -> list[str]:
     if not await connection.fetchval(_SQL["exists"]):
-        await connection.execute(_SQL["schema"])
+        if not await connection.fetchval(_SQL["schema_exists"]):  # it may have been made for a user who may not
+            await connection.execute(_SQL["schema"])
         await connection.execute(_SQL["table"])
     applied = {row["version"]: (row["name"], row["checksum"]) for row in await connection.fetch(_SQL["applied"])}
     known = migrations()

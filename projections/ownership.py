@@ -18,11 +18,10 @@ _SQL = statements("ownership")
 
 
 class Tenure(msgspec.Struct, frozen=True, kw_only=True):
-    """A partition that this projector owns. `log_epoch` is that of the log the read model was built from."""
+    """A partition that this projector owns."""
 
     partition: int
     epoch: int
-    log_epoch: str | None
 
 
 class Situation(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,7 +58,7 @@ async def take(
         if row is None:
             return None
         await checkpoints.register(session, partition, row["epoch"], names)
-    return Tenure(partition=partition, epoch=row["epoch"], log_epoch=row["log_epoch"])
+    return Tenure(partition=partition, epoch=row["epoch"])
 
 
 async def release(session: Session, name: str, held: Mapping[int, int]) -> None:
@@ -77,6 +76,12 @@ async def show_problem(session: Session, tenure: Tenure, problem: str | None) ->
     await session.execute(_SQL["problem"], tenure.partition, tenure.epoch, problem)
 
 
-async def set_log_epoch(session: Session, tenure: Tenure, log_epoch: str) -> None:
+async def log_epoch(session: Session, tenure: Tenure) -> str | None:
+    """The epoch of the log that the partition's read model was built from; None before its first event."""
+    found: str | None = await session.fetchval(_SQL["known_log"], tenure.partition)
+    return found
+
+
+async def set_log_epoch(session: Session, tenure: Tenure, epoch: str) -> None:
     """Write down which log the read model of the partition is built from."""
-    await session.execute(_SQL["log_epoch"], tenure.partition, tenure.epoch, log_epoch)
+    await session.execute(_SQL["log_epoch"], tenure.partition, tenure.epoch, epoch)

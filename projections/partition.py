@@ -149,11 +149,11 @@ class PartitionReader:
 
     async def _check_log(self, connection: Session, place: Place) -> None:
         head = await self._log.head(self._partition)
-        check_epoch(self._partition, self._tenure.log_epoch, head)
+        known = await ownership.log_epoch(connection, self._tenure)
+        check_epoch(self._partition, known, head)
         await check_resumes(self._log, self._partition, place, head)
-        if not self._tenure.log_epoch and head.epoch:
+        if not known and head.epoch:
             await ownership.set_log_epoch(connection, self._tenure, head.epoch)
-            self._tenure = msgspec.structs.replace(self._tenure, log_epoch=head.epoch)
 
     async def _show(self, connection: Session, problem: str | None) -> None:
         if problem == self._problem:

@@ -17,6 +17,9 @@ UPDATE checkpoints
 SET position = $5, seq = $6, event_at = $7, updated_at = now()
 WHERE partition = $1 AND epoch = $2 AND projection = ANY ($3::text[]) AND position = $4
 
+-- name: place_of
+SELECT position, seq FROM checkpoints WHERE partition = $1 AND projection = $2
+
 -- name: hold
 SELECT epoch FROM checkpoints WHERE partition = $1 FOR UPDATE
 

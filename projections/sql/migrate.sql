@@ -1,8 +1,11 @@
 -- name: lock
 SELECT pg_advisory_xact_lock(hashtextextended('tailrace.migrations', 0))
 
+-- name: schema_exists
+SELECT to_regnamespace('tailrace') IS NOT NULL
+
 -- name: schema
-CREATE SCHEMA IF NOT EXISTS tailrace
+CREATE SCHEMA tailrace
 
 -- name: table
 CREATE TABLE IF NOT EXISTS tailrace.migrations (

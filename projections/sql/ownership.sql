@@ -21,7 +21,7 @@ SELECT
 UPDATE tailrace.partitions
 SET owner = $2, epoch = epoch + 1, lease_until = clock_timestamp() + make_interval(secs => $3)
 WHERE partition = $1 AND lease_until <= clock_timestamp()
-RETURNING epoch, log_epoch
+RETURNING epoch
 
 -- name: release
 UPDATE tailrace.partitions AS p
@@ -36,6 +36,9 @@ DELETE FROM tailrace.projectors WHERE name = $1 OR lease_until < clock_timestamp
 UPDATE tailrace.partitions
 SET problem = $3, problem_at = CASE WHEN $3::text IS NULL THEN NULL ELSE now() END
 WHERE partition = $1 AND epoch = $2 AND problem IS DISTINCT FROM $3
+
+-- name: known_log
+SELECT log_epoch FROM tailrace.partitions WHERE partition = $1
 
 -- name: log_epoch
 UPDATE tailrace.partitions SET log_epoch = $3 WHERE partition = $1 AND epoch = $2

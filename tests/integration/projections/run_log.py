@@ -28,6 +28,10 @@ from tailrace.projections.fold import to_record
 SEVEN = line("initialization", "scaffolding", "validation", "e2e_testing", "integration", "deployment", "monitoring")
 
 
+#: What no event looks like.
+NONSENSE = b"nonsense"
+
+
 class RunLog:
     """The logs of all partitions of one namespace."""
 
@@ -151,9 +155,16 @@ class RunLog:
         del entries[: len(entries) - keep]
 
     def go_back(self, partition: int, *, by: int) -> None:
-        """Lose the last `by` entries, as a failover does."""
+        """Lose the last `by` entries, and what the store knew of their runs, as a failover does."""
+        lost = self._entries[partition][-by:]
         del self._entries[partition][-by:]
         self._seqs[partition] -= by
+        for workflow_id in {entry.workflow_id for entry in lost}:
+            left = [entry for entry in self._entries[partition] if entry.workflow_id == workflow_id]
+            if not left:
+                self._states.pop(workflow_id, None)
+            elif all(entry.data != NONSENSE for entry in left):
+                self._states[workflow_id] = self.snapshot(workflow_id).state
 
     def cut(self, *, down: bool) -> None:
         """Let the store be out of reach, or come back."""
