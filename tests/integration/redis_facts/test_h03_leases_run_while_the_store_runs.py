@@ -18,22 +18,21 @@ TASKS = 10
 log = logging.getLogger(__name__)
 
 
-async def away(server: EmbeddedRedis, how: str) -> None:
-    """Take the server away for longer than a lease, with its process or without."""
+async def away(server: EmbeddedRedis, how: str, seconds: float) -> None:
+    """Take the server away, frozen or killed. Its time is what is tested: meanwhile there is no clock but the wall's."""
     if how == "stopped":
         server.pause()
-        # The time of an outage is what is tested; there is no clock but the wall's while the server stands still.
-        await asyncio.sleep(4.0)
+        await asyncio.sleep(seconds)
         server.resume()
     else:
         await server.kill()
-        await asyncio.sleep(3.0)
+        await asyncio.sleep(seconds)
         await server.start()
 
 
-@pytest.mark.parametrize("how", ["stopped", "killed"])
+@pytest.mark.parametrize(("how", "seconds"), [("stopped", 4.0), ("killed", 3.0)])
 async def test_h03_a_lease_runs_only_while_the_store_runs(
-    own_server: EmbeddedRedis, own_bench: Bench, how: str
+    own_server: EmbeddedRedis, own_bench: Bench, how: str, seconds: float
 ) -> None:
     """Tasks of a worker that lives stay with it, as the first delivery; that of a dead one is claimed after one lease."""
     bench = own_bench
@@ -50,7 +49,7 @@ async def test_h03_a_lease_runs_only_while_the_store_runs(
         runs = [await bench.submit(definition) for _ in range(TASKS)]
         await bench.wait_status("running", *runs)
         async with bench.working("w2", hold, concurrency=TASKS):
-            await away(own_server, how)
+            await away(own_server, how, seconds)
             back_at = await bench.store.now()
             await bench.wait_status("running", orphan, timeout=6.0)
             took = (await bench.store.now() - back_at) / 1_000_000
@@ -79,9 +78,7 @@ async def test_h03_absences_too_short_to_count_steal_nothing(own_server: Embedde
         await bench.wait_status("running", *runs)
         before = await bench.open_entries(*runs)
         for _ in range(2):
-            await own_server.kill()
-            await asyncio.sleep(1.2)
-            await own_server.start()
+            await away(own_server, "killed", 1.2)
             await pass_server_time(bench.store, 1.0)
         await pass_server_time(bench.store, 1.0)
         after = await bench.open_entries(*runs)
@@ -103,7 +100,7 @@ async def test_h03_no_timer_fires_in_the_grace(own_server: EmbeddedRedis, own_be
     async with bench.orchestrating(), bench.working("w1", until_back):
         run = await bench.submit(timed)
         await bench.wait_status("running", run)
-        async with beside(away(own_server, "killed")) as (outage,):
+        async with beside(away(own_server, "killed", 2.0)) as (outage,):
             await eventually(lambda: _false_if_running(own_server))
             ended.set()
             await outage
