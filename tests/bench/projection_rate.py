@@ -12,12 +12,11 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.integration.projections.run_log import RunLog
-
 from tailrace.core.ids import idempotent_workflow_id
 from tailrace.infra.embedded import EmbeddedPostgres
 from tailrace.projections.queries import Queries
 from tailrace.projections.runtime import Projector
+from tests.integration.projections.run_log import RunLog
 
 CONCURRENT = 100
 
