@@ -54,7 +54,7 @@ class PartitionReader:
         self._partition = tenure.partition
         self._projections = projections
         self._options = options
-        self._problem: str | None = None
+        self._problem: str | None = ""  # unknown: an owner before may have left one standing
         self._failures = 0
 
     async def run(self) -> None:
@@ -106,10 +106,10 @@ class PartitionReader:
             if entries:
                 check_dense(self._partition, place, entries)
                 place = await writer.write(self._projections, place, entries)
-                self._failures = 0
                 confirm_at = confirm_at or time.monotonic() + self._options.confirm_seconds
             else:
                 await check_idle(self._log, self._partition, place, await self._log.head(self._partition))
+            self._failures = 0
             if self._problem is not None:
                 await self._show(connection, None)
             if confirm_at is not None and time.monotonic() >= confirm_at:
@@ -158,9 +158,9 @@ class PartitionReader:
     async def _show(self, connection: Session, problem: str | None) -> None:
         if problem == self._problem:
             return
-        if problem is None:
+        if problem is None and self._problem:
             _log.info("partition %d goes on", self._partition)
-        else:
+        elif problem is not None:
             _log.error("partition %d stands still: %s", self._partition, problem)
         await ownership.show_problem(connection, self._tenure, problem)
         self._problem = problem

@@ -143,3 +143,14 @@ async def test_a_mended_log_is_read_on(postgres_url: str, log: RunLog, db: Datab
         fill(log, "new")
         await until(lambda: db.is_caught_up(log))
         await until(lambda: db.value("SELECT bool_and(problem IS NULL) FROM tailrace.partitions"))
+
+
+async def test_a_problem_that_a_dead_owner_left_is_cleared(postgres_url: str, log: RunLog, db: Database) -> None:
+    """What is shown is the state of now."""
+    fill(log)
+    await project(postgres_url, log, db)
+    await db.execute("UPDATE tailrace.partitions SET problem = 'log-diverged: long ago', problem_at = now()")
+    async with projecting(postgres_url, log):
+        await until(
+            lambda: db.value("SELECT bool_and(problem IS NULL AND problem_at IS NULL) FROM tailrace.partitions")
+        )
