@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from msgspec.structs import replace
 
-from tailrace.core.store.port import Delivery
+from tailrace.core.store.port import Delivery, Limits
 from tailrace.core.testing.builders import completed, pipeline, stage
 from tailrace.infra.embedded import EmbeddedRedis
 from tests.support.audit import audit
@@ -54,16 +56,17 @@ async def test_h05_an_old_incarnation_is_shut_out(own_server: EmbeddedRedis, own
     assert await reported(own_bench, new, by="w1")
 
 
-async def test_h05_a_stolen_task_is_lost_to_its_former_holder(own_server: EmbeddedRedis, own_bench: Bench) -> None:
+async def test_h05_a_stolen_task_is_lost_to_its_former_holder(own_server: EmbeddedRedis, tmp_path: Path) -> None:
     """The thief has the task; what the robbed one says after a restart, even with the thief's number, is refused."""
-    definition = (await own_bench.prepare(pipeline(stage("only")))).pipeline
-    await own_bench.submit(definition)
-    (robbed,) = await own_bench.queue("w1").take(1, block_seconds=1)
-    thief = own_bench.queue("w2")
-    (stolen,) = await eventually(lambda: thief.claim(1))
-    assert stolen.delivery == 2
-    await restart(own_server)
-    assert not await reported(own_bench, robbed, by="w1")
-    assert not await reported(own_bench, replace(robbed, delivery=2), by="w1")
-    assert await reported(own_bench, stolen, by="w2")
-    assert [entry.report and entry.report.worker for entry in await own_bench.reports()] == ["w2"]
+    async with Bench.on(own_server.url, tmp_path, limits=Limits(lease_seconds=0.3)) as bench:
+        definition = (await bench.prepare(pipeline(stage("only")))).pipeline
+        await bench.submit(definition)
+        (robbed,) = await bench.queue("w1").take(1, block_seconds=1)
+        thief = bench.queue("w2")
+        (stolen,) = await eventually(lambda: thief.claim(1))
+        assert stolen.delivery == 2
+        await restart(own_server)
+        assert not await reported(bench, robbed, by="w1")
+        assert not await reported(bench, replace(robbed, delivery=2), by="w1")
+        assert await reported(bench, stolen, by="w2")
+        assert [entry.report and entry.report.worker for entry in await bench.reports()] == ["w2"]

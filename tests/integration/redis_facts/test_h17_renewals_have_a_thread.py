@@ -9,7 +9,7 @@ from tailrace.core.testing.builders import pipeline, stage
 from tests.support.bench import Bench
 from tests.support.engine_process import program
 
-BLOCK_SECONDS = 4.0
+BLOCK_SECONDS = 3.6
 
 
 async def test_h17_a_blocked_loop_keeps_its_lease(bench: Bench) -> None:
