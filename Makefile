@@ -27,7 +27,7 @@ demo: env
 
 # All tests but the long ones, on servers that they start themselves.
 test: env
-	$(BIN)/python -m pytest -m "not long"
+	$(BIN)/python -m tests.run -m "not long"
 
 test-long: env
 	$(BIN)/python -m pytest -m long
