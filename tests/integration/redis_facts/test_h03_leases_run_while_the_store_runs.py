@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
+from pathlib import Path
 
 import pytest
 
+from tailrace.agents.leases import RENEW_SECONDS, LeaseThread
 from tailrace.agents.sdk import TaskContext
+from tailrace.core.redis_backend.tasks import RedisLeases
+from tailrace.core.store.port import Delivery, WorkerBeat
 from tailrace.core.testing.builders import pipeline, stage
 from tailrace.infra.embedded import EmbeddedRedis
 from tests.support.bench import Bench
+from tests.support.fault_proxy import FaultProxy
 from tests.support.waiting import beside, eventually, pass_server_time
 
 TASKS = 10
+BEAT = WorkerBeat(agent="agent", name="w1", at=0, build="", pid=1, host="", slots=1, in_flight=0, store_id="")
 
 log = logging.getLogger(__name__)
 
@@ -86,6 +93,39 @@ async def test_h03_absences_too_short_to_count_steal_nothing(own_server: Embedde
         assert [(entry.worker, entry.deliveries) for entry in after] == [(entry.worker, 1) for entry in before]
         may_end.set()
         await bench.wait_status("completed", *runs)
+
+
+async def test_h03_a_renewal_that_failed_is_soon_tried_again(redis_server: EmbeddedRedis, tmp_path: Path) -> None:
+    """With a second more between two tries, an absence that is too short for a grace would last as long as a lease."""
+    async with FaultProxy(redis_server.url) as proxy, Bench.on(proxy.url, tmp_path) as bench:
+        tries: list[float] = []
+
+        def held() -> list[Delivery]:
+            tries.append(time.monotonic())
+            return []
+
+        thread = LeaseThread(
+            RedisLeases(bench.store, "agent", "w1"),
+            held=held,
+            beat=lambda: BEAT,
+            on_renewals=lambda renewals: None,
+            on_failure=lambda error: None,
+        )
+        thread.start()
+        try:
+            await eventually(lambda: _as_many(tries, 1))
+            proxy.refusing = True
+            proxy.cut()
+            await eventually(lambda: _as_many(tries, 6))
+        finally:
+            proxy.refusing = False
+            await asyncio.to_thread(thread.stop)
+        assert failures == []
+        assert tries[5] - tries[2] < 3 * RENEW_SECONDS / 2
+
+
+async def _as_many(tries: list[float], wanted: int) -> bool:
+    return len(tries) >= wanted
 
 
 async def test_h03_no_timer_fires_in_the_grace(own_server: EmbeddedRedis, own_bench: Bench) -> None:

@@ -7,9 +7,11 @@ import logging
 from collections import Counter
 from pathlib import Path
 
+from tailrace.core.redis_backend.keys import RELEASED
 from tailrace.core.testing.builders import line, pipeline, stage
 from tests.support.bench import Bench
 from tests.support.engine_process import program
+from tests.support.fault_proxy import FaultProxy
 from tests.support.waiting import eventually
 
 log = logging.getLogger(__name__)
@@ -48,6 +50,24 @@ async def test_h16_what_a_cancelled_read_was_given_is_reconciled(bench: Bench) -
     while more := await queue.take(100, block_seconds=0.1):
         received.update(found.message.task_id for found in more)
     assert received == {f"{run}:only:1": 1 for run in _runs(60)}
+
+
+async def test_h16_a_worker_that_leaves_keeps_nothing(bench: Bench, tmp_path: Path) -> None:
+    """A task is on its way to it when it is told to stop: it is handed back, and counts as no delivery."""
+    definition = (await bench.prepare(line("only"))).pipeline
+    namespace = bench.store.keys.namespace
+    async with (
+        FaultProxy(bench.store.client.settings.url) as proxy,
+        Bench.on(proxy.url, tmp_path, namespace=namespace) as far,
+        bench.orchestrating(),
+    ):
+        async with far.working("w1"):
+            proxy.delay_seconds = 0.1
+            run = await bench.submit(definition)
+            await eventually(lambda: _held_by(bench, run, "w1", 1))
+        assert await _held_by(bench, run, RELEASED, 1)
+        async with bench.working("w2"):
+            await bench.wait_status("completed", run, timeout=2.5)
 
 
 async def test_h16_a_worker_that_starts_again_takes_what_it_never_received(bench: Bench) -> None:
