@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import json
 import sys
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
 import click
 
@@ -68,23 +69,37 @@ def cli() -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line; errors of this project are one message and exit code 1, wrong usage is 2."""
-    given: Any = None if arguments is None else list(arguments)
+    """Run the command line; errors of this project are one message and exit code 1, wrong usage is 2.
+
+    With `--json` the message is a JSON document, too.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    as_json = "--json" in given
     try:
         code = cli.main(args=given, prog_name="tailrace", standalone_mode=False)
     except click.exceptions.Exit as exit_:
         sys.exit(exit_.exit_code)
     except click.ClickException as error:
-        error.show()
+        if as_json:
+            _show_json("usage" if isinstance(error, click.UsageError) else "error", error.format_message())
+        else:
+            error.show()
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         click.echo("stopped", err=True)
         sys.exit(130)
     except TailraceError as error:
-        click.secho(f"Error ({error.code}): ", fg="red", nl=False, err=True)
-        click.echo(str(error), err=True)
+        if as_json:
+            _show_json(error.code, str(error))
+        else:
+            click.secho(f"Error ({error.code}): ", fg="red", nl=False, err=True)
+            click.echo(str(error), err=True)
         sys.exit(1)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _show_json(code: str, detail: str) -> None:
+    click.echo(json.dumps({"code": code, "detail": detail}, ensure_ascii=False), err=True)
 
 
 if __name__ == "__main__":

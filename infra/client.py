@@ -46,6 +46,7 @@ class Gateway:
     """One gateway, by its URL."""
 
     def __init__(self, url: str, token: str | None = None) -> None:
+        check_url(url)
         self.url = url.rstrip("/")
         self._token = token
 
@@ -121,10 +122,8 @@ class Gateway:
         return json.loads(text) if text else None
 
     def _open(self, request: urllib.request.Request, timeout: float) -> Any:
-        if not self.url.startswith(("http://", "https://")):
-            raise ConfigurationError(f"TAILRACE_URL {self.url!r} is not an http URL")
         try:
-            return urllib.request.urlopen(request, timeout=timeout)  # noqa: S310  # checked above
+            return urllib.request.urlopen(request, timeout=timeout)  # noqa: S310  # checked when it was given
         except urllib.error.HTTPError as error:
             raise _refused(error) from error
         except urllib.error.URLError as error:
@@ -137,6 +136,17 @@ class Gateway:
         if self._token:
             headers["Authorization"] = f"Bearer {self._token}"
         return headers
+
+
+def check_url(url: str) -> None:
+    """Raise `ConfigurationError` for what is no URL of a gateway."""
+    try:
+        parts = urllib.parse.urlsplit(url)
+        good = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0 and " " not in url
+    except ValueError:
+        good = False
+    if not good:
+        raise ConfigurationError(f"TAILRACE_URL {url!r} is no URL of a gateway; it is like http://127.0.0.1:8080")
 
 
 def _refused(error: urllib.error.HTTPError) -> GatewayError:

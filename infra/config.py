@@ -43,7 +43,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         """The URL of Redis; raises `ConfigurationError` saying what to set."""
         if not self.redis_url:
             raise ConfigurationError(
-                "no Redis is configured: set TAILRACE_REDIS_URL, or start everything with `tailrace up`"
+                "no Redis is configured: set TAILRACE_REDIS_URL, or start everything with `tailrace up`; when that runs, "
+                "name its directory with TAILRACE_DATA_DIR, or `--data-dir` where a command has it"
             )
         return self.redis_url
 
@@ -54,6 +55,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
                 "no Postgres is configured: set TAILRACE_POSTGRES_URL, or start everything with `tailrace up`"
             )
         return self.postgres_url
+
+    def require_token(self, host: str) -> None:
+        """A gateway that others can reach asks for a token; raises `ConfigurationError` saying what to set."""
+        from tailrace.gateway.access import is_loopback  # noqa: PLC0415  # brings aiohttp
+
+        if self.token is None and not is_loopback(host):
+            raise ConfigurationError(
+                f"on {host!r} everyone who reaches this machine could start runs: set TAILRACE_TOKEN, for the gateway and "
+                "for its clients, or listen on 127.0.0.1"
+            )
 
 
 def load_settings(

@@ -204,6 +204,7 @@ class Up:
         self._announced = False
 
     async def __aenter__(self) -> Up:
+        self.settings.require_token(self.options.host)
         check_port(self.options.host, self.options.port)
         try:
             await self._start_servers()

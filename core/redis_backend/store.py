@@ -12,6 +12,7 @@ from redis.exceptions import RedisError
 from tailrace.core.clock import to_us
 from tailrace.core.codec import decode, decode_report, encode, encode_event
 from tailrace.core.errors import (
+    ConfigurationError,
     IdentityMismatch,
     InvalidInput,
     NotFound,
@@ -70,17 +71,27 @@ class RedisStore:
         partitions: int | None = None,
         default_partitions: int = 8,
         limits: Limits | None = None,
+        create: bool = True,
     ) -> RedisStore:
         """Join the namespace, making it when it is new, with `partitions`, or `default_partitions` when that is None.
 
-        Raises `StoreUnavailable`, or `IdentityMismatch` when the namespace was made otherwise.
+        Without `create` nothing is written. Raises `StoreUnavailable`, `IdentityMismatch` when the namespace was made
+        otherwise, or `ConfigurationError` when there is none and it must not be made.
         """
         client = Client(settings)
         keys = Keys(namespace)
         try:
-            meta = await client.call(
-                scripts.INIT, [keys.meta], [partitions or default_partitions, SCHEMA_VERSION, os.urandom(16).hex()]
-            )
+            if create:
+                meta = await client.call(
+                    scripts.INIT, [keys.meta], [partitions or default_partitions, SCHEMA_VERSION, os.urandom(16).hex()]
+                )
+            else:
+                meta = await client.command("HMGET", keys.meta, "partitions", "schema", "instance")
+                if None in meta:
+                    raise ConfigurationError(
+                        f"there is no namespace {namespace!r} in this Redis; correct TAILRACE_NAMESPACE or the URL, "
+                        "or start a process that makes it (`tailrace up`, `tailrace gateway`)"
+                    )
             made_with, schema, instance_id = int(meta[0]), int(meta[1]), meta[2].decode()
             if schema != SCHEMA_VERSION:
                 raise IdentityMismatch(f"namespace {namespace!r} has schema {schema}, this build {SCHEMA_VERSION}")
@@ -95,7 +106,7 @@ class RedisStore:
                 [
                     ("HSETNX", head, name, value)
                     for head, known in zip(heads, begun, strict=True)
-                    if None in known
+                    if create and None in known
                     for name, value in (("epoch", os.urandom(8).hex()), ("seq", 0))
                 ]
             )

@@ -11,7 +11,7 @@ from typing import Any
 import click
 import msgspec
 
-from tailrace.core.errors import StoreUnavailable, TailraceError
+from tailrace.core.errors import ConfigurationError, IdentityMismatch, StoreUnavailable, TailraceError
 from tailrace.core.redis_backend.connection import RedisSettings
 from tailrace.core.redis_backend.store import RedisStore
 from tailrace.infra.client import Gateway
@@ -92,7 +92,7 @@ def _processes(settings: Settings) -> list[Check]:
 async def _store(settings: Settings, url: str) -> list[Check]:
     try:
         async with asyncio.timeout(_STORE_SECONDS):
-            store = await RedisStore.open(RedisSettings(url=url), namespace=settings.namespace)
+            store = await RedisStore.open(RedisSettings(url=url), namespace=settings.namespace, create=False)
             try:
                 return list(await check_store(store))
             finally:
@@ -102,6 +102,8 @@ async def _store(settings: Settings, url: str) -> list[Check]:
         return [
             Check(name="redis", status="failed", detail=detail, suggestion="start Redis, or correct TAILRACE_REDIS_URL")
         ]
+    except (ConfigurationError, IdentityMismatch) as error:
+        return [Check(name="namespace", status="failed", detail=str(error), suggestion="correct TAILRACE_NAMESPACE")]
 
 
 async def _postgres(settings: Settings) -> Check:

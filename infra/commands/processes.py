@@ -21,6 +21,7 @@ def gateway_command(host: str, port: int) -> None:
     from tailrace.infra.processes.gateway import run_gateway  # noqa: PLC0415
 
     settings = load_settings()
+    settings.require_token(host)
     run_gateway(settings, GatewaySettings(host=host, port=port, token=settings.token))
 
 

@@ -49,7 +49,7 @@ def show(workflow_id: str, at: int | None, data_dir: Any, as_json: bool) -> None
 
 
 async def _show(settings: Settings, workflow_id: str, at: int | None, as_json: bool) -> None:
-    async with open_store(settings) as store:
+    async with open_store(settings, create=False) as store:
         entries = await read_history(store, workflow_id)
         head = await store.head(partition_of(workflow_id, store.partitions))
     if not entries:

@@ -84,14 +84,16 @@ def tracing(service_name: str) -> Iterator[Telemetry]:
 
 
 @asynccontextmanager
-async def open_store(settings: Settings, *, max_connections: int = 16) -> AsyncIterator[RedisStore]:
-    """The store, waited for: Redis may start later than we do."""
+async def open_store(
+    settings: Settings, *, max_connections: int = 16, create: bool = True
+) -> AsyncIterator[RedisStore]:
+    """The store, waited for: Redis may start later than we do. Without `create` a namespace that is missing is an error."""
     redis = RedisSettings(url=settings.require_redis(), max_connections=max_connections)
     wait = 0.1
     while True:
         try:
             store = await RedisStore.open(
-                redis, namespace=settings.namespace, default_partitions=settings.partitions or 8
+                redis, namespace=settings.namespace, default_partitions=settings.partitions or 8, create=create
             )
             break
         except StoreUnavailable as error:
