@@ -13,13 +13,12 @@ import msgspec
 
 from tailrace.agents.context import RunningTask
 from tailrace.agents.sdk import Agent
-from tailrace.core.artifacts import ArtifactRef
+from tailrace.core.artifacts import REFERENCE, ArtifactRef
 from tailrace.core.codec import INLINE_LIMIT_BYTES, check_value, encode, encode_value
 from tailrace.core.commands import Report
 from tailrace.core.errors import InvalidInput, TailraceError, TaskError
 from tailrace.core.events import Failure
 
-REFERENCE: Final = "$artifact"
 _MESSAGE_LIMIT: Final = 2_000
 
 
@@ -70,6 +69,8 @@ def _clean(text: str) -> str:
 async def _storable(task: RunningTask, output: Any) -> Any:
     """The output itself, or a reference to it when it is over the inline limit; raises `InvalidInput`."""
     check_value(output)
+    if isinstance(output, dict) and output.keys() == {REFERENCE}:
+        raise InvalidInput(f"an output may not consist of {REFERENCE!r} alone: it stands for a stored value")
     try:
         data = encode(output)
     except (TypeError, OverflowError, UnicodeEncodeError) as error:
@@ -86,5 +87,6 @@ async def _resolved(task: RunningTask, value: Any) -> Any:
     """The value behind a reference; any other value is itself."""
     if isinstance(value, dict) and value.keys() == {REFERENCE}:
         reference = msgspec.convert(value[REFERENCE], ArtifactRef)
-        return msgspec.msgpack.decode(await task.get_artifact(reference))
+        data = await task.get_artifact(reference)
+        return msgspec.json.decode(data) if reference.media_type == "application/json" else msgspec.msgpack.decode(data)
     return value

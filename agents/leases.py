@@ -26,7 +26,8 @@ RETRY_SECONDS: Final = 0.2
 class LeaseThread:
     """Renews what `held` gives, and beats with what `beat` gives, once a second until `stop`.
 
-    `on_renewals` is called on the thread with every answer that is not `ok`.
+    `on_renewals` is called on the thread with every answer that is not `ok`, `on_failure` with what ends the
+    thread: without it nothing is renewed any more.
     """
 
     def __init__(
@@ -36,12 +37,14 @@ class LeaseThread:
         held: Callable[[], Sequence[Delivery]],
         beat: Callable[[], WorkerBeat],
         on_renewals: Callable[[Sequence[Renewal]], None],
+        on_failure: Callable[[Exception], None],
         renew_seconds: float = RENEW_SECONDS,
     ) -> None:
         self._keeper = keeper
         self._held = held
         self._beat = beat
         self._on_renewals = on_renewals
+        self._on_failure = on_failure
         self._renew_seconds = renew_seconds
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="leases", daemon=True)
@@ -75,5 +78,9 @@ class LeaseThread:
                 if not failing:
                     log.warning("leases can't be renewed: %s", error)
                 failing = True
+            except Exception as error:  # on a thread nobody would hear of it
+                log.exception("the lease thread ends")
+                self._on_failure(error)
+                return
             if self._stopped.wait(min(RETRY_SECONDS, self._renew_seconds) if failing else self._renew_seconds):
                 return

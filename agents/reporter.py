@@ -12,7 +12,7 @@ from collections import deque
 from typing import Final
 
 from tailrace.core.commands import Report
-from tailrace.core.errors import StoreFull, StoreUnavailable
+from tailrace.core.errors import TailraceError
 from tailrace.core.store.port import Delivery, TaskQueue
 
 log = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ class Reporter:
                 answers = await self._queue.report(
                     [(delivery, report, parent) for delivery, report, parent, _ in batch]
                 )
-            except (StoreUnavailable, StoreFull) as error:
+            except TailraceError as error:
                 wait = _BACKOFF[min(failures, len(_BACKOFF) - 1)]
                 if not failures:
                     log.warning("%d reports wait: %s", len(self._waiting), error)

@@ -69,11 +69,13 @@ class Worker:
         self._unsure = False
         self._draining = False
         self._loop = asyncio.get_running_loop()
+        self._lease_failure: asyncio.Future[Exception] = self._loop.create_future()
         self._leases = LeaseThread(
             keeper,
             held=self._deliveries,
             beat=self._beat,
             on_renewals=self._hand_over,
+            on_failure=self._hand_failure,
             renew_seconds=options.renew_seconds,
         )
 
@@ -83,19 +85,20 @@ class Worker:
         self._leases.start()
         if joined is not None:
             joined.set()
-        reporting = asyncio.create_task(self._reporter.run())
         try:
+            # Whatever of these ends by an error ends the worker: a half of one would hold tasks and do nothing with them.
             async with asyncio.TaskGroup() as group:
+                serving = [group.create_task(self._reporter.run()), group.create_task(self._leases_fail())]
                 loops = [group.create_task(self._take_forever()), group.create_task(self._claim_forever())]
                 await stop.wait()
                 self._draining = True
                 for loop in loops:
                     loop.cancel()
-            await self._drain()
+                await self._drain()
+                for service in serving:
+                    service.cancel()
         finally:
             await self._abandon()
-            reporting.cancel()
-            await asyncio.gather(reporting, return_exceptions=True)
             await asyncio.to_thread(self._leases.stop)
             for close in self._agent.closers:
                 await close()
@@ -110,10 +113,14 @@ class Worker:
         while True:
             try:
                 await self._queue.join()
-                self._accept(await self._queue.reconcile(()))
+                await self._accept(await self._queue.reconcile(()))
                 return
-            except StoreUnavailable as error:
+            except TailraceError as error:
                 failures = await _backoff("joining", error, failures)
+
+    async def _leases_fail(self) -> None:
+        """Returns never; raises what ended the lease thread."""
+        raise await self._lease_failure
 
     async def _take_forever(self) -> None:
         failures = 0
@@ -126,10 +133,10 @@ class Worker:
             try:
                 if self._unsure:
                     # A read that failed may have been answered: what was delivered is pending under our name.
-                    self._accept(await self._queue.reconcile(self._entries()))
+                    await self._accept(await self._queue.reconcile(self._entries()))
                     self._unsure = False
                     continue
-                self._accept(await self._queue.take(free, block_seconds=TAKE_BLOCK_SECONDS))
+                await self._accept(await self._queue.take(free, block_seconds=TAKE_BLOCK_SECONDS))
                 failures = 0
             except TailraceError as error:
                 self._unsure = True
@@ -140,7 +147,7 @@ class Worker:
         while True:
             await asyncio.sleep(self._options.claim_poll_seconds)
             try:
-                self._accept(await self._queue.claim(self._free()))
+                await self._accept(await self._queue.claim(self._free()))
                 failures = 0
             except TailraceError as error:
                 self._unsure = True
@@ -149,11 +156,16 @@ class Worker:
     def _free(self) -> int:
         return self._options.concurrency - len(self._held)
 
-    def _accept(self, deliveries: Sequence[Delivery]) -> None:
+    async def _accept(self, deliveries: Sequence[Delivery]) -> None:
         """Start a handler for each. A newer delivery of a task that runs here replaces the older one's claim to it."""
+        surplus: list[Delivery] = []
         for delivery in deliveries:
             task_id = delivery.message.task_id
             known = self._held.get(task_id)
+            if known is None and self._free() <= 0:
+                # A read and a claim may both have counted the same free slot: what is over goes back at once.
+                surplus.append(delivery)
+                continue
             if known is not None:
                 known[0].cancelled = True
                 known[1].cancel()
@@ -225,6 +237,9 @@ class Worker:
     def _hand_over(self, renewals: Sequence[Renewal]) -> None:
         self._loop.call_soon_threadsafe(self._renewed, renewals)
 
+    def _hand_failure(self, error: Exception) -> None:
+        self._loop.call_soon_threadsafe(self._lease_failure.set_result, error)
+
     def _renewed(self, renewals: Sequence[Renewal]) -> None:
         """On the event loop: what the store said of tasks that are not simply ours to go on with."""
         for renewal in renewals:
@@ -232,10 +247,13 @@ class Worker:
             if known is None:
                 continue
             running, task = known
+            if renewal.delivery != running.delivery.delivery or running.finishing or running.cancelled:
+                # About an earlier delivery; or its end is under way already, and is not to be interrupted again.
+                continue
             if renewal.outcome == "cancel":
                 running.cancelled = True
                 task.cancel()
-            elif renewal.outcome == "lost" and not running.finishing:
+            elif renewal.outcome == "lost":
                 # (While its final report is under way the entry may be gone already: then it is not lost but done.)
                 log.warning("task %s was taken away; its handler is cancelled", renewal.task_id)
                 task.cancel()

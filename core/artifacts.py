@@ -9,7 +9,7 @@ import hashlib
 import os
 import tempfile
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
 import msgspec
 
@@ -23,6 +23,10 @@ class ArtifactRef(msgspec.Struct, frozen=True, kw_only=True):
     size: int
     name: str
     media_type: str = "application/octet-stream"
+
+
+#: The one key of a value that stands for a stored one: `{"$artifact": {…the fields of ArtifactRef…}}`.
+REFERENCE: Final = "$artifact"
 
 
 class ArtifactStore(Protocol):

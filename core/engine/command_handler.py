@@ -14,7 +14,7 @@ import msgspec
 
 from tailrace.core.commands import Command, CreateWorkflow
 from tailrace.core.engine.plan import plan
-from tailrace.core.errors import AlreadyExists, NotFound, StoreFull, StoreUnavailable, VersionConflict
+from tailrace.core.errors import AlreadyExists, NotFound, StoreCorrupt, StoreFull, StoreUnavailable, VersionConflict
 from tailrace.core.events import WorkflowCreated
 from tailrace.core.ids import new_command_id
 from tailrace.core.store.port import Append, Appended, WorkflowStore
@@ -184,5 +184,7 @@ def _encoded(snapshot: Snapshot) -> bytes:
 def _raise_refusal(append: Append, appended: Appended) -> None:
     if appended.outcome == "full":
         raise StoreFull("the store is full; nothing was written")
+    if appended.outcome == "broken":
+        raise StoreCorrupt(appended.detail)
     if appended.outcome != "ok":
         raise VersionConflict(append.workflow_id, append.expected_version, appended.version)

@@ -15,7 +15,8 @@ from typing import Final
 
 from tailrace.core.commands import ApplyReport, FireTimer
 from tailrace.core.engine.plan import plan
-from tailrace.core.errors import NotOwner, StoreUnavailable, TailraceError
+from tailrace.core.errors import NotOwner, StoreCorrupt, StoreFull, StoreUnavailable, TailraceError, Undecodable
+from tailrace.core.store.checks import check_append
 from tailrace.core.store.port import Append, Ownership, ReportEntry, TimerRef, WorkflowStore
 from tailrace.core.workflow.definition import Pipeline
 from tailrace.core.workflow.history import DecidedEvent, step
@@ -30,6 +31,8 @@ TIMER_POLL_SECONDS: Final = 0.5
 REPORT_BLOCK_SECONDS: Final = 5.0
 BATCH: Final = 256
 CACHED_STATES: Final = 20_000
+#: What a decision may end in besides its events: the reports behind it are parked, other runs go on.
+UNDECIDABLE: Final = (TailraceError, AssertionError, ArithmeticError, LookupError, TypeError, ValueError)
 _FINAL: Final = frozenset({"completed", "failed", "cancelled", "poison"})
 _BACKOFF: Final = (0.1, 0.2, 0.5, 1.0, 2.0)
 
@@ -67,7 +70,8 @@ class Orchestrator:
             except NotOwner as error:
                 ownership = None
                 log.warning("%s", error)
-            except StoreUnavailable as error:
+            except (StoreUnavailable, StoreFull, StoreCorrupt) as error:
+                # Whatever it is, it is this partition's: the others go on.
                 wait = _BACKOFF[min(failures, len(_BACKOFF) - 1)]
                 failures += 1
                 log.warning("partition %d: %s; trying again in %.1f s", partition, error, wait)
@@ -84,7 +88,7 @@ class Orchestrator:
                 group.create_task(work.apply_reports_forever())
                 group.create_task(work.fire_timers_forever())
         except ExceptionGroup as errors:
-            expected, unexpected = errors.split((NotOwner, StoreUnavailable))
+            expected, unexpected = errors.split((NotOwner, StoreUnavailable, StoreFull, StoreCorrupt))
             if unexpected is not None or expected is None:
                 raise
             raise _first(expected) from errors
@@ -146,19 +150,19 @@ class PartitionWork:
             planned: list[tuple[Append, WorkflowState]] = []
             for workflow_id, group in by_workflow.items():
                 state = states.get(workflow_id)
-                if state is None:
-                    for entry in group:
-                        left += await self._park(entry, "there is no such workflow")
+                if not isinstance(state, WorkflowState):
+                    left += await self._park_all(group, state or "there is no such workflow")
                     continue
                 try:
                     pipeline = await self._store.pipeline(state.definition)
-                    planned.append(self._decide_reports(pipeline, state, group, now))
-                except (TailraceError, AssertionError, ArithmeticError, LookupError, TypeError, ValueError) as error:
+                    append, after = self._decide_reports(pipeline, state, group, now)
+                    check_append(append)
+                    planned.append((append, after))
+                except UNDECIDABLE as error:
                     if isinstance(error, StoreUnavailable):
                         raise
                     log.exception("reports of %s can't be decided; they are parked", workflow_id)
-                    for entry in group:
-                        left += await self._park(entry, f"{type(error).__name__}: {error}")
+                    left += await self._park_all(group, f"{type(error).__name__}: {error}")
             return left + await self._append(planned)
 
     async def fire_timers_forever(self) -> None:
@@ -193,9 +197,15 @@ class PartitionWork:
                 taken.add(timer.workflow_id)
                 state = states.get(timer.workflow_id)
                 if state is None:
-                    log.error("timer %s belongs to no workflow", ref.name)
-                else:
-                    planned.append(await self._decide_timer(state, ref, timer, now))
+                    log.error("timer %s belongs to no workflow; it is removed", ref.name)
+                    await self._store.drop_timer(self._partition, ref)
+                elif isinstance(state, WorkflowState):
+                    try:
+                        planned.append(await self._decide_timer(state, ref, timer, now))
+                    except UNDECIDABLE as error:
+                        if isinstance(error, StoreUnavailable):
+                            raise
+                        log.exception("timer %s can't be decided", ref.name)
             return await self._append(planned)
 
     async def _decide_timer(
@@ -257,26 +267,48 @@ class PartitionWork:
                     self._timer_is_set.set()
             elif result.outcome == "not-owner":
                 raise NotOwner(self._partition)
+            elif result.outcome == "broken":
+                self._states.pop(append.workflow_id, None)
+                log.error("nothing can be appended to %s: %s", append.workflow_id, result.detail)
+                for entry_id in append.reports:
+                    left += await self._store.park_report(self._partition, entry_id, result.detail)
             else:
                 # Somebody else moved the run, or dealt with the report: what is remembered of it is old.
                 self._states.pop(append.workflow_id, None)
                 log.debug("append to %s: %s", append.workflow_id, result.outcome)
         return left
 
-    async def _load(self, workflow_ids: Iterable[str]) -> dict[str, WorkflowState]:
-        """The states of these runs, remembered or read; those that are not there are left out.
+    async def _load(self, workflow_ids: Iterable[str]) -> dict[str, WorkflowState | str]:
+        """The states of these runs, remembered or read; the reason for one that can't be read; those not there are left out.
 
         Ended runs are read each time: they get late reports, but not so many that a place in memory were worth it.
         """
         ids = list(dict.fromkeys(workflow_ids))
-        states = {workflow_id: self._states[workflow_id] for workflow_id in ids if workflow_id in self._states}
-        wanted = [workflow_id for workflow_id in ids if workflow_id not in states]
-        if wanted:
-            for state in await self._store.load_states(wanted):
-                if state is not None:
-                    states[state.workflow_id] = state
-                    self._remember(state)
-        return states
+        found: dict[str, WorkflowState | str] = {name: self._states[name] for name in ids if name in self._states}
+        wanted = [workflow_id for workflow_id in ids if workflow_id not in found]
+        if not wanted:
+            return found
+        try:
+            read = await self._store.load_states(wanted)
+        except (Undecodable, StoreCorrupt):
+            # One that can't be read must not stand in the way of its neighbours.
+            read = [state for name in wanted if (state := await self._load_one(name, found)) is not None]
+        for state in read:
+            if state is not None:
+                found[state.workflow_id] = state
+                self._remember(state)
+        return found
+
+    async def _load_one(self, workflow_id: str, found: dict[str, WorkflowState | str]) -> WorkflowState | None:
+        try:
+            return (await self._store.load_states([workflow_id]))[0]
+        except (Undecodable, StoreCorrupt) as error:
+            log.error("workflow %s can't be read: %s", workflow_id, error)  # noqa: TRY400  # said in one line
+            found[workflow_id] = f"the workflow can't be read: {error}"
+            return None
+
+    async def _park_all(self, entries: Sequence[ReportEntry], reason: str) -> int:
+        return sum([await self._park(entry, reason) for entry in entries])
 
     def _remember(self, state: WorkflowState) -> None:
         if state.terminal:

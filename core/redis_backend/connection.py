@@ -18,6 +18,7 @@ from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
 from redis.exceptions import (
     BusyLoadingError,
+    NoPermissionError,
     NoScriptError,
     OutOfMemoryError,
     RedisError,
@@ -74,8 +75,24 @@ def translate(error: RedisError) -> StoreUnavailable | StoreFull | StoreCorrupt:
     text = str(error)
     if isinstance(error, OutOfMemoryError) or "OOM " in text or "maxmemory" in text:
         return StoreFull("Redis is at its memory limit")
-    transient = ("LOADING", "MASTERDOWN", "READONLY", "CLUSTERDOWN", "TRYAGAIN", "MISCONF", "BUSY ")
-    if isinstance(error, RedisConnectionError | RedisTimeoutError | BusyLoadingError) or text.startswith(transient):
+    transient = (
+        "LOADING",
+        "MASTERDOWN",
+        "READONLY",
+        "CLUSTERDOWN",
+        "TRYAGAIN",
+        "MISCONF",
+        "BUSY ",
+        "NOREPLICAS",
+        "UNBLOCKED",
+        "NOAUTH",
+        "NOPERM",
+        "WRONGPASS",
+        "TRYAGAIN",
+        "UNKILLABLE",
+    )
+    away = RedisConnectionError | RedisTimeoutError | BusyLoadingError | NoPermissionError
+    if isinstance(error, away) or text.startswith(transient):
         return StoreUnavailable(f"Redis can't serve now: {text}")
     return StoreCorrupt(text)
 

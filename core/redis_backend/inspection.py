@@ -78,13 +78,15 @@ async def owner_of_entry(store: RedisStore, partition: int, place: str) -> tuple
 
     A scan over the partition's open runs: it happens only after somebody deleted an entry behind the engine's back.
     """
-    _, _, entry_id = place.rpartition(" ")
+    stream, _, entry_id = place.rpartition(" ")
     part = store.keys.partition(partition)
     for workflow_id in await store.open_workflows(partition, count=1_000_000):
         fields = pairs(await store.client.command("HGETALL", part.workflow(workflow_id)))
         for name, value in fields.items():
-            if name.startswith(b"t:") and value.decode().endswith(f" {entry_id}"):
-                return workflow_id, name[2:].decode()
+            if name.startswith(b"t:"):
+                agent, lane, known = value.decode().split(" ")
+                if known == entry_id and part.tasks(agent, urgent=lane == "high") == stream:
+                    return workflow_id, name[2:].decode()
     return "", ""
 
 

@@ -14,11 +14,10 @@ from tailrace.core.codec import decode, decode_report, encode, encode_event
 from tailrace.core.errors import (
     ConfigurationError,
     IdentityMismatch,
-    InvalidInput,
     NotFound,
     StoreCorrupt,
     StoreFull,
-    TailraceError,
+    StoreUnavailable,
     Undecodable,
 )
 from tailrace.core.events import WorkflowCreated
@@ -295,6 +294,10 @@ class RedisStore:
         ]
         return timers, round(float(following)) if following else None
 
+    async def drop_timer(self, partition: int, timer: TimerRef) -> None:
+        """ZREM."""
+        await self.client.command("ZREM", self._parts[partition].timers, timer.name)
+
     def _poll_limits(self, count: int) -> list[Argument]:
         """How many, the lease, and when a poll shows that the store was away; in microseconds."""
         return [count, to_us(self.limits.lease_seconds), to_us(self.limits.pulse_seconds)]
@@ -430,11 +433,10 @@ def _appended(reply: Any) -> Appended:
         error = translate(reply)
         if isinstance(error, StoreFull):
             return Appended(outcome="full")
-        if "TAILRACE argument" in str(reply):
-            raise InvalidInput(str(reply)) from reply
-        raise error from reply
-    if isinstance(reply, Exception):
-        raise TailraceError(str(reply)) from reply
+        if isinstance(error, StoreUnavailable):
+            raise error from reply
+        # One broken key concerns one run: the others of the round trip have their outcomes.
+        return Appended(outcome="broken", detail=str(error))
     outcome, version, seq = reply
     return Appended(outcome=outcome.decode(), version=int(version), seq=int(seq))
 

@@ -128,12 +128,14 @@ class Appended(msgspec.Struct, frozen=True, kw_only=True):
     `ok`: written. `conflict`: the run is at `version`. `missing`: the run is not there (and was to be). `exists`: it is there
     (and was to be created or rehydrated). `gone`: the report or timer was dealt with by somebody else. `wait`: a report older
     than the timer is unapplied, or the store has just come back. `not-owner`: the ownership was lost. `full`: the store is at
-    its memory mark. In all cases but `ok` nothing was written.
+    its memory mark. `broken`: the store holds what it never should; see `detail`.
+    In all cases but `ok` nothing was written.
     """
 
-    outcome: Literal["ok", "conflict", "missing", "exists", "gone", "wait", "not-owner", "full"]
+    outcome: Literal["ok", "conflict", "missing", "exists", "gone", "wait", "not-owner", "full", "broken"]
     version: int = 0
     seq: int = 0
+    detail: str = ""
 
 
 class ReportEntry(msgspec.Struct, frozen=True, kw_only=True):
@@ -238,9 +240,10 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Renewal(msgspec.Struct, frozen=True, kw_only=True):
-    """The answer for one held task: `ok`, `lost` (somebody else has it) or `cancel` (stop, and say so)."""
+    """The answer for one held delivery: `ok`, `lost` (somebody else has it) or `cancel` (stop, and say so)."""
 
     task_id: str
+    delivery: int
     outcome: Literal["ok", "lost", "cancel"]
 
 
@@ -292,6 +295,9 @@ class WorkflowStore(Protocol):
 
     async def due_timers(self, partition: int, *, count: int) -> tuple[list[TimerRef], int | None]:
         """Timers past their time, oldest first, and when the next one is due; none during a grace. Updates the pulse."""
+
+    async def drop_timer(self, partition: int, timer: TimerRef) -> None:
+        """Remove a timer whose run is not there."""
 
     async def read_log(self, partition: int, after: str, *, count: int, block_seconds: float = 0) -> list[RawEntry]:
         """Entries behind the position `after` (an entry id, `0-0` for the beginning); waits up to `block_seconds`."""

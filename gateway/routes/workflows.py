@@ -13,6 +13,7 @@ import msgspec
 from aiohttp import web
 
 from tailrace.core import codec
+from tailrace.core.artifacts import REFERENCE
 from tailrace.core.commands import CreateWorkflow
 from tailrace.core.errors import FieldError, InvalidInput, NotFound
 from tailrace.core.ids import idempotent_workflow_id, new_workflow_id
@@ -176,13 +177,16 @@ async def _stored_input(services: Services, value: dict[str, Any]) -> dict[str, 
     """The input itself, or a reference to it when it is too large to be in an event."""
     if not value:
         return value
+    if REFERENCE in value:
+        detail = f"the key {REFERENCE!r} is reserved: it stands for a stored value"
+        raise InvalidInput(detail, [FieldError(pointer=f"/input/{REFERENCE}", detail=detail)])
     data = codec.encode(value)
     if len(data) <= codec.INLINE_LIMIT_BYTES:
         return value
     ref = await asyncio.to_thread(
         services.artifacts.put, codec.to_json(value), name="input.json", media_type="application/json"
     )
-    return {"$artifact": msgspec.to_builtins(ref)}
+    return {REFERENCE: msgspec.to_builtins(ref)}
 
 
 def _body_hash(wanted: CreateWorkflowRequest) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import fcntl
 import importlib
 import logging
@@ -116,11 +117,13 @@ _locks: list[int] = []
 
 
 def stable_name(folder: Path, namespace: str, agent: str) -> str:
-    """`<host>-<n>` with the lowest n that no living worker of this agent on this host and data directory has.
+    """`<host>-<id>-<n>`: the id is that of the data directory, n the lowest that no living worker of this agent has there.
 
-    The name is the same after a restart, so a worker finds its own pending tasks again.
+    The name is the same after a restart, so a worker finds its own pending tasks again; and nobody else's, because two data
+    directories on one host have two ids.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    place = _place(folder / "id")
     number = 0
     while True:
         number += 1
@@ -133,4 +136,14 @@ def stable_name(folder: Path, namespace: str, agent: str) -> str:
             os.close(handle)
             continue
         _locks.append(handle)
-        return f"{socket.gethostname()}-{number}"
+        return f"{socket.gethostname()}-{place}-{number}"
+
+
+def _place(file: Path) -> str:
+    """The id of a data directory, made once: written aside and linked, so that two that begin at once agree."""
+    own = file.with_name(f".{file.name}-{os.getpid()}")
+    own.write_text(os.urandom(3).hex())
+    with contextlib.suppress(FileExistsError):
+        os.link(own, file)
+    own.unlink()
+    return file.read_text().strip()

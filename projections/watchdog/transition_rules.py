@@ -65,7 +65,8 @@ def timer_late(facts: Facts, stage: StageDefinition, kind: str, due_at: int) -> 
     return Finding(
         cause="timer-overdue",
         summary=f"{late}, and nothing fired",
-        suggestion="tailrace doctor",
+        # A pause and its end set every timer of the run anew.
+        suggestion=f"tailrace pause {facts.state.workflow_id} && tailrace resume {facts.state.workflow_id}",
         evidence={
             **_evidence(facts),
             "timer": kind,

@@ -96,13 +96,13 @@ class MemoryQueue:
             _, stream, entry_id = self._place(delivery)
             task_id = delivery.message.task_id
             if not stream.is_held(entry_id, self._worker, delivery.delivery):
-                renewals.append(Renewal(task_id=task_id, outcome="lost"))
+                renewals.append(Renewal(task_id=task_id, delivery=delivery.delivery, outcome="lost"))
                 continue
             # An entry that is gone can't be renewed: its lease runs out, and the next claim reports it as lost.
             if entry_id in stream.entries:
                 stream.group.pending[entry_id].since_us = now
             outcome: Literal["ok", "cancel"] = "cancel" if entry_id in stream.group.marked else "ok"
-            renewals.append(Renewal(task_id=task_id, outcome=outcome))
+            renewals.append(Renewal(task_id=task_id, delivery=delivery.delivery, outcome=outcome))
         return renewals
 
     async def release(self, held: Sequence[Delivery]) -> None:

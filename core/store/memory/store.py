@@ -128,6 +128,10 @@ class MemoryStore:
         data.parked.append((raw, reason))
         return True
 
+    async def drop_timer(self, partition: int, timer: TimerRef) -> None:
+        """Remove it, if it is there."""
+        self._partition(partition).timers.pop(timer.name, None)
+
     async def due_timers(self, partition: int, *, count: int) -> tuple[list[TimerRef], int | None]:
         data, now = self._partition(partition), self._data.clock.now()
         if not data.poll(now):

@@ -97,6 +97,7 @@ async def test_h03_a_renewal_that_failed_is_soon_tried_again(redis_server: Embed
     """With a second more between two tries, an absence that is too short for a grace would last as long as a lease."""
     async with FaultProxy(redis_server.url) as proxy, Bench.on(proxy.url, tmp_path) as bench:
         tries: list[float] = []
+        failures: list[Exception] = []
 
         def held() -> list[Delivery]:
             tries.append(time.monotonic())
@@ -107,7 +108,7 @@ async def test_h03_a_renewal_that_failed_is_soon_tried_again(redis_server: Embed
             held=held,
             beat=lambda: BEAT,
             on_renewals=lambda renewals: None,
-            on_failure=lambda error: None,
+            on_failure=failures.append,
         )
         thread.start()
         try:

@@ -1,0 +1,89 @@
+"""What is wrong with one run or one reply concerns that run: its neighbours, and the processes, go on."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import msgspec
+
+from tailrace.agents.runtime import Worker, WorkerOptions
+from tailrace.agents.simulated import simulated_agent
+from tailrace.core.artifacts import FileArtifacts
+from tailrace.core.engine.command_handler import CommandHandler
+from tailrace.core.engine.orchestrator import Orchestrator
+from tailrace.core.redis_backend.store import RedisStore
+from tailrace.core.redis_backend.tasks import RedisLeases, RedisTasks
+from tailrace.core.testing.builders import completed, create_workflow, line, workflow_id_in
+from tests.support.waiting import beside, eventually, pass_server_time
+
+
+async def _ended(store: RedisStore, workflow_id: str) -> bool:
+    snapshot = await store.load(workflow_id)
+    return snapshot is not None and snapshot.state.status == "completed"
+
+
+def _worker(store: RedisStore, folder: Path) -> Worker:
+    options = WorkerOptions(name="w1", workspaces=folder / "workspaces", store_id=store.instance_id)
+    queue, keeper = RedisTasks(store, "agent", "w1"), RedisLeases(store, "agent", "w1")
+    return Worker(simulated_agent("agent"), queue, keeper, FileArtifacts(folder / "artifacts"), options)
+
+
+async def _forever(worker: Worker) -> None:
+    await worker.run(asyncio.Event())
+
+
+async def test_run_that_cannot_be_read_stops_nobody_else(redis_store: RedisStore) -> None:
+    """Its reports are parked with the reason; the runs beside it complete."""
+    store, handler = redis_store, CommandHandler(redis_store)
+    pipeline = await store.put_definition(line("only").definition)
+    queue = RedisTasks(store, "agent", "w1")
+    broken, healthy = (workflow_id_in(0, store.partitions, number=number) for number in (1, 2))
+    for workflow_id in (broken, healthy):
+        await handler.create(create_workflow(pipeline, workflow_id), actor="test")
+    deliveries = await queue.take(2, block_seconds=1)
+    await store.client.command("HSET", store.keys.partition(0).workflow(broken), "s", "garbage")
+    await queue.report([(delivery, completed(delivery.message.task_id), "") for delivery in deliveries])
+    async with beside(Orchestrator(store, "o1").run()):
+        await eventually(lambda: _ended(store, healthy))
+        facts = await store.partition_facts(0)
+        assert (facts.reports, facts.parked) == (0, 1)
+
+
+async def test_large_request_reaches_the_handler(redis_store: RedisStore, tmp_path: Path) -> None:
+    """An input that was stored as JSON, as the gateway does it, is what the handler is given."""
+    store, handler = redis_store, CommandHandler(redis_store)
+    pipeline = await store.put_definition(line("only").definition)
+    wanted = {"simulate": {"only": [{"do": "succeed", "output": {"text": "x" * 20_000}}]}}
+    ref = FileArtifacts(tmp_path / "artifacts").put(
+        msgspec.json.encode(wanted), name="input.json", media_type="application/json"
+    )
+    command = create_workflow(pipeline, "large-1", input={"$artifact": msgspec.to_builtins(ref)})
+    await handler.create(command, actor="test")
+    async with beside(Orchestrator(store, "o1").run(), _forever(_worker(store, tmp_path))):
+        await eventually(lambda: _ended(store, "large-1"))
+    snapshot = await store.load("large-1")
+    assert snapshot is not None
+    # The output is over the limit as well: it went the same way.
+    assert list(snapshot.stage_outputs()["only"]) == ["$artifact"]
+
+
+async def test_worker_goes_on_after_a_refusal(redis_store: RedisStore, tmp_path: Path) -> None:
+    """A report that the store refuses for a while is sent until it is taken."""
+    store, handler = redis_store, CommandHandler(redis_store)
+    pipeline = await store.put_definition(line("only").definition)
+    workflow_id = workflow_id_in(0, store.partitions)
+    reports = store.keys.partition(0).reports
+    slow = {"simulate": {"only": [{"do": "slow", "seconds": 0.5}]}}
+    await handler.create(create_workflow(pipeline, workflow_id, input=slow), actor="test")
+
+    async def delivered() -> bool:
+        return any(entry.state == "delivered" for entry in await store.open_entries(workflow_id))
+
+    async with beside(_forever(_worker(store, tmp_path))):
+        await eventually(delivered)
+        await store.client.command("SET", reports, "not a stream")
+        await pass_server_time(store, 1.0)
+        await store.client.command("DEL", reports)
+        async with beside(Orchestrator(store, "o1").run()):
+            await eventually(lambda: _ended(store, workflow_id))
