@@ -26,7 +26,7 @@ SLOW = (
     "asyncpg",
     "click",
     "msgspec",
-    "opentelemetry.exporter.otlp.proto.http.trace_exporter",
+    "opentelemetry.exporter.otlp.proto.common.trace_encoder",
     "opentelemetry.instrumentation.aiohttp_server",
     "opentelemetry.sdk.trace.export",
     "pytest",

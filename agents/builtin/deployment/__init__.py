@@ -116,7 +116,7 @@ async def _ensure_running(context: TaskContext, deployments: Deployments, deploy
     workspace: Workspace = context.workspace
     release = current(workspace)
     supervisor = deployments.find(workspace)
-    if supervisor is not None and supervisor.running and supervisor.release == release:
+    if supervisor is not None and supervisor.running and not supervisor.state.gave_up and supervisor.release == release:
         return supervisor.state, ""
     state = None if release is None else read_state(workspace, release)
     if state is not None and state.gave_up:
