@@ -43,6 +43,33 @@ _BACKOFF: Final = (0.2, 0.5, 1.0, 2.0, 4.0)
 BUILTIN_AGENTS: Final = ("scaffold", "validation", "e2e", "integration", "deployment")
 
 
+class Deaths:
+    """How often something ended of late: how long to wait before the next start, and when to give up."""
+
+    def __init__(self) -> None:
+        self._at: list[float] = []
+
+    def add(self, *, ran: bool) -> None:
+        """One more, now. Starts that fail in a row (not `ran`) all count, however long each of them took."""
+        now = time.monotonic()
+        self._at = [*(death for death in self._at if not ran or now - death < DEATHS_SECONDS), now]
+
+    @property
+    def too_many(self) -> bool:
+        """Whether it is to be left down."""
+        return len(self._at) >= DEATHS
+
+    @property
+    def wait_seconds(self) -> float:
+        """Backoff."""
+        return _BACKOFF[min(len(self._at), len(_BACKOFF)) - 1]
+
+    def told(self, code: int | str) -> str:
+        """Why it is left down."""
+        seconds = max(DEATHS_SECONDS, self._at[-1] - self._at[0])
+        return f"ended {len(self._at)} times within {seconds:.0f} s, last with {code}"
+
+
 class ProcessPlan(msgspec.Struct, frozen=True, kw_only=True):
     """One process to be kept running: its name in the ready file, and the arguments of `tailrace`."""
 
@@ -60,7 +87,7 @@ class Supervised:
         self._environment = environment
         self._log_path = log_path
         self._process: asyncio.subprocess.Process | None = None
-        self._deaths: list[float] = []
+        self._deaths = Deaths()
 
     @property
     def pid(self) -> int | None:
@@ -73,10 +100,10 @@ class Supervised:
 
         Raises `ConfigurationError` with the last lines of its log when it ends before, or does not say so in time.
         """
-        reading, writing = os.pipe()
-        environment = {**self._environment, READY_VARIABLE: str(writing), PARENT_VARIABLE: str(os.getpid())}
         self._log_path.parent.mkdir(parents=True, exist_ok=True)
         with self._log_path.open("ab") as output:
+            reading, writing = os.pipe()
+            environment = {**self._environment, READY_VARIABLE: str(writing), PARENT_VARIABLE: str(os.getpid())}
             try:
                 self._process = await asyncio.create_subprocess_exec(
                     sys.executable,
@@ -90,6 +117,9 @@ class Supervised:
                     pass_fds=(writing,),
                     start_new_session=True,
                 )
+            except BaseException:
+                os.close(reading)
+                raise
             finally:
                 os.close(writing)
         message = await self._said_ready(reading)
@@ -122,24 +152,25 @@ class Supervised:
         while True:
             assert self._process is not None
             code: int | str = await self._process.wait()
-            now = time.monotonic()
-            self._deaths = [*(death for death in self._deaths if now - death < DEATHS_SECONDS), now]
+            ran = True
             while True:
-                if len(self._deaths) >= DEATHS:
+                self._deaths.add(ran=ran)
+                if self._deaths.too_many:
                     self.state = "down"
-                    self.detail = f"ended {len(self._deaths)} times within {DEATHS_SECONDS:.0f} s, last with {code}"
+                    self.detail = self._deaths.told(code)
                     log.error("%s keeps dying (%s) and is left down; see %s", self.plan.name, code, self._log_path)
                     changed(self.plan.name)
                     return
-                wait = _BACKOFF[min(len(self._deaths) - 1, len(_BACKOFF) - 1)]
+                wait = self._deaths.wait_seconds
                 self.state = "restarting"
                 log.warning("%s ended with %s; starting it again in %.1f s", self.plan.name, code, wait)
                 await asyncio.sleep(wait)
                 try:
                     message = await self.start()
-                except ConfigurationError as error:
-                    code = str(error).partition("\n")[0]
-                    self._deaths.append(time.monotonic())
+                except Exception as error:  # noqa: BLE001  # no room for a fork, say: the next try may have it
+                    ran, code = False, _first_line(error)
+                    self.signal(signal.SIGKILL)  # it may run, and have said nothing
+                    await self._end(5.0)
                     continue
                 log.info("%s runs again%s", self.plan.name, f": {message}" if message else "")
                 changed(self.plan.name)
@@ -199,6 +230,7 @@ class Up:
         self.postgres_url = settings.postgres_url or ""
         self.processes: list[Supervised] = []
         self._servers: dict[str, EmbeddedServer] = {}
+        self._server_states: dict[str, dict[str, str]] = {}
         self._keepers: list[asyncio.Task[None]] = []
         self._stopping = False
         self._announced = False
@@ -248,28 +280,47 @@ class Up:
         if "postgres" in self._servers:
             self.postgres_url = self._servers["postgres"].url
         for name, server in self._servers.items():
+            self._server_states[name] = {"state": "running", "detail": ""}
             self._keepers.append(asyncio.create_task(self._keep_server(name, server)))
 
     async def _keep_server(self, name: str, server: EmbeddedServer) -> None:
-        """A server that dies is started again on the same data and address."""
-        failures = 0
+        """A server that dies is started again on the same data and address; one that keeps dying is left down."""
+        deaths = Deaths()
+        failed: str | None = None
         while True:
-            code = await server.wait()
+            code: int | str = await server.wait() if failed is None else failed
             if self._stopping:
                 return
-            wait = _BACKOFF[min(failures, len(_BACKOFF) - 1)]
+            deaths.add(ran=failed is None)
+            if deaths.too_many:
+                log.error("%s keeps dying (%s) and is left down; see %s", name, code, server.log_path)
+                self._say_server(name, "down", f"{deaths.told(code)}; see {server.log_path}")
+                return
+            wait = deaths.wait_seconds
             log.warning("%s ended with %s; starting it again in %.1f s", name, code, wait)
+            self._say_server(name, "restarting", f"ended with {code}")
             await asyncio.sleep(wait)
             try:
                 await server.start()
-            except (OSError, RuntimeError) as error:
-                failures += 1
+            except Exception as error:  # noqa: BLE001  # whatever it is, the next try may do
+                failed = _first_line(error)
                 log.error("%s can't be started: %s", name, error)  # noqa: TRY400  # the cause is in the message
-                await asyncio.sleep(wait)
                 continue
-            failures = 0
+            failed = None
             log.info("%s runs again", name)
+            self._say_server(name, "running", "")
+
+    def _say_server(self, name: str, state: str, detail: str) -> None:
+        self._server_states[name] = {"state": state, "detail": detail}
+        if self._announced:
+            self._write_again()
+
+    def _write_again(self) -> None:
+        """For keepers, which go on also while the disk is full."""
+        try:
             self._write_files()
+        except OSError as error:
+            log.error("can't write %s: %s", UP_FILE, error)  # noqa: TRY400  # the cause is in the message
 
     async def _start_processes(self) -> None:
         """The gateway first, because it applies the definitions; then all others at once."""
@@ -301,7 +352,7 @@ class Up:
             gateway.plan, arguments=("gateway", "--host", self.options.host, "--port", port)
         )
         for process in self.processes:
-            self._keepers.append(asyncio.create_task(process.keep(lambda _: self._write_files())))
+            self._keepers.append(asyncio.create_task(process.keep(lambda _: self._write_again())))
 
     def _plans(self) -> Sequence[ProcessPlan]:
         options = self.options
@@ -330,7 +381,7 @@ class Up:
         }
         self._announced = True
         states = {process.plan.name: {"state": process.state, "detail": process.detail} for process in self.processes}
-        write_private(self.settings.data_dir / UP_FILE, {**document, "processes": states})
+        write_private(self.settings.data_dir / UP_FILE, {**document, "processes": {**self._server_states, **states}})
         if self.options.ready_file is not None:
             write_private(self.options.ready_file, document)
 
@@ -347,6 +398,10 @@ class Up:
         await asyncio.gather(*(server.close() for server in self._servers.values()), return_exceptions=True)
         if self._announced:  # else the file is of another `up`, which has the directory
             (self.settings.data_dir / UP_FILE).unlink(missing_ok=True)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0] or type(error).__name__
 
 
 def check_port(host: str, port: int) -> None:

@@ -83,10 +83,15 @@ def _processes(settings: Settings) -> list[Check]:
             name=f"process {name}",
             status="failed",
             detail=facts["detail"] or facts["state"],
-            suggestion=f"look into {settings.data_dir / 'logs' / name}.log",
+            suggestion=f"look into {_log(settings.data_dir, name)}",
         )
         for name, facts in down.items()
     ]
+
+
+def _log(folder: Path, name: str) -> Path:
+    """The log of a process, or of an embedded server."""
+    return folder / name / "server.log" if name in {"redis", "postgres"} else folder / "logs" / f"{name}.log"
 
 
 async def _store(settings: Settings, url: str) -> list[Check]:
