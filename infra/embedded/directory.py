@@ -10,9 +10,11 @@ import asyncio
 import contextlib
 import fcntl
 import os
+import re
 import secrets
 import shutil
 import signal
+import socket
 import stat
 import tempfile
 import time
@@ -33,6 +35,12 @@ _ENDS_BY_ITSELF_SECONDS = 0.2
 
 _LOG_KEPT_BYTES = 4 * 1024 * 1024
 _SOCKETS_PREFIX = "tailrace-"
+_SOCKETS_NAME = re.compile(r"tailrace-[a-z0-9_]{8}")  # as mkdtemp makes them
+_SOCKETS_LOCK = "owner.lock"
+"""In a sockets folder: locked by the process that looks after the server, as long as it has the data directory."""
+
+_SOCKETS_FILES = frozenset({_SOCKETS_LOCK, "redis.sock", ".s.PGSQL.5432", ".s.PGSQL.5432.lock"})
+_SOCKETS_YOUNG_SECONDS = 60.0
 _SOCKETS_LONGEST = 80
 """Leaves room for `/.s.PGSQL.5432` within the 107 bytes (103 on macOS) of a socket's path."""
 
@@ -45,6 +53,7 @@ class DataDirectory:
         self.log = self.path / "server.log"
         self.sockets: Path | None = None
         self._lock_fd: int | None = None
+        self._sockets_fd: int | None = None
 
     @property
     def is_open(self) -> bool:
@@ -173,13 +182,19 @@ class DataDirectory:
         note = self.path / "sockets"
         with contextlib.suppress(OSError):  # left by a parent that was killed
             _remove_ours(Path(note.read_text().strip()))
+        _sweep_sockets(Path(tempfile.gettempdir()))
         made = _make_private_folder()
+        self._sockets_fd = os.open(made / _SOCKETS_LOCK, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        fcntl.flock(self._sockets_fd, fcntl.LOCK_EX)
         note.write_text(f"{made}\n")
         return made
 
     def _remove_sockets(self) -> None:
         if self.sockets is not None:
             _remove_ours(self.sockets)
+        if self._sockets_fd is not None:
+            os.close(self._sockets_fd)
+            self._sockets_fd = None
         (self.path / "sockets").unlink(missing_ok=True)
 
 
@@ -244,6 +259,51 @@ def _remove_ours(path: Path) -> None:
         inside = [entry for entry in path.iterdir() if not (entry.is_socket() or entry.name.endswith(".lock"))]
         if not inside:
             shutil.rmtree(path, ignore_errors=True)
+
+
+def _sweep_sockets(place: Path) -> None:
+    """Remove sockets folders of processes that were killed, whose data directories nobody opens again.
+
+    Only a folder of this user whose owner's lock is free, which has nothing in it but what we put there, and whose
+    sockets nobody answers. One without that lock is left: its server may be down only for a moment.
+    """
+    with contextlib.suppress(OSError):
+        for path in place.iterdir():
+            if _SOCKETS_NAME.fullmatch(path.name):
+                with contextlib.suppress(OSError):
+                    _sweep_folder(path)
+
+
+def _sweep_folder(path: Path) -> None:
+    found = path.lstat()
+    young = abs(time.time() - found.st_mtime) < _SOCKETS_YOUNG_SECONDS
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or young:
+        return
+    lock = os.open(path / _SOCKETS_LOCK, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        inside = list(path.iterdir())
+        if any(entry.name not in _SOCKETS_FILES or (entry.is_dir() and not entry.is_symlink()) for entry in inside):
+            return
+        if any(entry.is_socket() and not _refuses(entry) for entry in inside):
+            return
+        for entry in inside:
+            entry.unlink()
+        path.rmdir()
+    finally:
+        os.close(lock)
+
+
+def _refuses(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as trial:
+        trial.settimeout(0.2)
+        try:
+            trial.connect(str(path))
+        except ConnectionRefusedError:
+            return True
+        except OSError:
+            return False
+    return False
 
 
 async def _locked_within(fd: int, timeout_seconds: float) -> bool:
