@@ -1,4 +1,4 @@
-"""Processes that `tailrace up` starts die with it, also when it is killed with -9.
+"""Processes that `tailrace up` starts die with it, also when it is killed with -9; so does `up` itself, for who asks for it.
 
 On Linux the kernel does it (`PR_SET_PDEATHSIG`); elsewhere a thread looks whether the parent is still the parent.
 """

@@ -13,6 +13,7 @@ import click
 from tailrace.infra.commands.options import data_dir_option, json_option, print_json
 from tailrace.infra.config import load_settings
 from tailrace.infra.logs import configure_logs
+from tailrace.infra.parent import die_with_parent
 from tailrace.infra.supervise import BUILTIN_AGENTS, Up, UpOptions
 
 
@@ -35,6 +36,7 @@ def up_command(*, data_dir: Path | None, agents: str, as_json: bool, **chosen: A
       tailrace up
       tailrace up --port 0 --ready-file ready.json --data-dir /tmp/trial
     """
+    die_with_parent()
     settings = load_settings(data_dir=data_dir, follow_up=False)
     configure_logs(settings.log_level)
     options = UpOptions(agents=tuple(name for name in agents.split(",") if name), **chosen)

@@ -22,6 +22,7 @@ import asyncpg
 
 from tailrace.infra.client import Gateway, GatewayError
 from tailrace.infra.config import UP_FILE
+from tailrace.infra.parent import PARENT_VARIABLE
 from tests.acceptance.proc import ours_in, signal_all
 from tests.acceptance.waiting import PATIENCE_SECONDS, until
 
@@ -93,7 +94,9 @@ class Installation:
         began = time.monotonic()
         self.ready_file.unlink(missing_ok=True)
         with (self.folder / "up.log").open("ab") as log:
-            self._process = subprocess.Popen(self._up(), stdin=subprocess.DEVNULL, stdout=log, stderr=log, **self._as)
+            # It dies with the test run, also when that is killed.
+            how = {**self._as, "env": {**self._as["env"], PARENT_VARIABLE: str(os.getpid())}}
+            self._process = subprocess.Popen(self._up(), stdin=subprocess.DEVNULL, stdout=log, stderr=log, **how)
         try:
             until(lambda: self.ready_file.exists() or self._process_ended(), "the installation is ready")
             assert not self._process_ended(), f"`tailrace up` ended while it started:\n{self.log_tail()}"
