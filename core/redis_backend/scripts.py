@@ -17,22 +17,24 @@ class Script(msgspec.Struct, frozen=True):
     sha: str
 
 
-def _load(name: str) -> Script:
-    text = resources.files(__package__).joinpath("lua", f"{name}.lua").read_text("utf-8")
+def _load(name: str, *parts: str) -> Script:
+    """The script `name`, with `parts` that several share put in front of it."""
+    folder = resources.files(__package__).joinpath("lua")
+    text = "".join(folder.joinpath(f"{file}.lua").read_text("utf-8") for file in (*parts, name))
     return Script(name, text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
 
 
 APPEND: Final = _load("append")
 REPORT: Final = _load("report")
-CLAIM: Final = _load("claim")
+CLAIM: Final = _load("claim", "pulse")
 RENEW: Final = _load("renew")
 RELEASE: Final = _load("release")
 TAKE: Final = _load("take")
 OWNER: Final = _load("owner")
 GROUP: Final = _load("group")
 QUEUE: Final = _load("queue")
-TIMERS: Final = _load("timers")
-OVERDUE: Final = _load("overdue")
+TIMERS: Final = _load("timers", "pulse")
+OVERDUE: Final = _load("overdue", "pulse")
 POSTPONE: Final = _load("postpone")
 PARK: Final = _load("park")
 BEAT: Final = _load("beat")

@@ -25,18 +25,7 @@ for index = 8, #ARGV do held[ARGV[index]] = true end
 local parts = redis.call('TIME')
 local now = tonumber(parts[1]) * 1000000 + tonumber(parts[2])
 if mode == 'expired' then
-  local pulse = redis.call('HMGET', KEYS[1], 'at', 'grace_until')
-  local at, grace = tonumber(pulse[1] or ''), tonumber(pulse[2] or '0')
-  -- Many poll; it is enough that the pulse is never older than a part of what counts as late. A write is a sync to disk.
-  if not at or now - at > late / 4 or at > now then
-    -- Removing something, even nothing, lets the writes behind it pass at full memory.
-    redis.call('HDEL', KEYS[1], '')
-    if at and (now - at > late or at > now) then
-      grace = now + lease * 1000
-      redis.call('HSET', KEYS[1], 'grace_until', grace)
-    end
-    redis.call('HSET', KEYS[1], 'at', now)
-  end
+  local grace = poll(KEYS[1], now, lease * 1000, late)
   if grace > now then return {'grace'} end
 end
 
