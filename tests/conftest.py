@@ -14,6 +14,7 @@ import pytest
 from tailrace.core.redis_backend.connection import RedisSettings
 from tailrace.core.redis_backend.store import RedisStore
 from tailrace.infra.embedded import EmbeddedRedis
+from tests.support.servers import redis_program
 
 # The suites are shipped with the package: their assertions are rewritten as those of tests are, before any is imported.
 pytest.register_assert_rewrite("tailrace.core.testing")
@@ -31,7 +32,7 @@ def redis_server(server_runner: asyncio.Runner, tmp_path_factory: pytest.TempPat
     """A Redis for all tests that leave it running; durable as in production."""
     server = EmbeddedRedis(
         tmp_path_factory.mktemp("redis"),
-        server=os.environ.get("TAILRACE_REDIS_SERVER"),
+        server=redis_program(),
         maxmemory_bytes=512 * 1024 * 1024,
     )
     server_runner.run(server.start())

@@ -157,10 +157,13 @@ class Client:
         with translated():
             return await self.blocking.execute_command(*parts)
 
-    async def pipeline(self, commands: Sequence[Sequence[Argument]], *, atomic: bool = False) -> list[Any]:
-        """Several commands in one round trip, with `atomic` at one moment; raises the first error among the replies."""
+    async def pipeline(self, commands: Sequence[Sequence[Argument]]) -> list[Any]:
+        """Several commands in one round trip; raises the first error among the replies.
+
+        What belongs to one moment is a script: Redis 7.0 refuses to queue for MULTI, reads too, when its memory is full.
+        """
         with translated():
-            async with self.plain.pipeline(transaction=atomic) as pipe:
+            async with self.plain.pipeline(transaction=False) as pipe:
                 for command in commands:
                     pipe.execute_command(*command)
                 return list(await pipe.execute())

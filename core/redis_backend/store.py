@@ -321,12 +321,10 @@ class RedisStore:
     async def head(self, partition: int) -> Head:
         """The counters of the log and its last entry."""
         part = self._parts[partition]
-        (seq, epoch), last = await self.client.pipeline(
-            [("HMGET", part.head, "seq", "epoch"), ("XREVRANGE", part.log, "+", "-", "COUNT", 1)], atomic=True
-        )
+        seq, epoch, last = await self.client.call(scripts.HEAD, [part.head, part.log], [])
         if seq is None or epoch is None:
             raise StoreCorrupt(f"{part.head} is gone")
-        return Head(seq=int(seq), epoch=epoch.decode(), last_entry_id=last[0][0].decode() if last else "0-0")
+        return Head(seq=int(seq), epoch=epoch.decode(), last_entry_id=last.decode())
 
     # What the watchdog looks at
 

@@ -13,13 +13,14 @@ import pytest
 from tailrace.infra.embedded import EmbeddedRedis
 from tests.integration.gateway_harness import Gateway, gateway
 from tests.support.fault_proxy import FaultProxy
+from tests.support.servers import redis_program
 from tests.support.waiting import eventually
 
 
 @pytest.fixture
 async def own_redis(tmp_path: Path) -> AsyncIterator[EmbeddedRedis]:
     """A server that the test may stop."""
-    async with EmbeddedRedis(tmp_path / "redis") as server:
+    async with EmbeddedRedis(tmp_path / "redis", server=redis_program()) as server:
         yield server
 
 
@@ -125,7 +126,7 @@ async def test_a_full_store_refuses_new_runs(tmp_path: Path) -> None:
     """Over the mark: 503 `store-full` with Retry-After; open runs are commanded as ever."""
     limit = 100 * 1024 * 1024
     async with (
-        EmbeddedRedis(tmp_path / "redis", maxmemory_bytes=limit) as server,
+        EmbeddedRedis(tmp_path / "redis", server=redis_program(), maxmemory_bytes=limit) as server,
         gateway(server.url, tmp_path, working=False) as served,
     ):
         run = await served.submit()

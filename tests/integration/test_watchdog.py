@@ -19,6 +19,7 @@ from tailrace.core.workflow.definition import RetryPolicy
 from tailrace.infra.embedded import EmbeddedRedis
 from tailrace.projections.watchdog import Check, check_store, diagnose
 from tests.integration.watchdog_world import PATIENT, QUICK, Worker, World, until
+from tests.support.servers import redis_program
 
 
 @pytest.fixture
@@ -207,7 +208,7 @@ async def test_a_store_that_cannot_be_reached(
 ) -> None:
     """The watchdog says so once and goes on when it is back; a diagnosis says that nothing is known."""
     caplog.set_level(logging.INFO, "tailrace.projections.watchdog")
-    server = EmbeddedRedis(tmp_path_factory.mktemp("redis"), maxmemory_bytes=64 * 1024 * 1024)
+    server = EmbeddedRedis(tmp_path_factory.mktemp("redis"), server=redis_program(), maxmemory_bytes=64 * 1024 * 1024)
     await server.start()
     store = await RedisStore.open(RedisSettings(url=server.url), namespace="outage", partitions=2)
     world = World(store)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -11,13 +10,13 @@ import pytest
 from tailrace.core.redis_backend.store import RedisStore
 from tailrace.infra.embedded import EmbeddedRedis
 from tests.support.bench import Bench
+from tests.support.servers import redis_program
 
 
 @pytest.fixture
 async def own_server(tmp_path: Path) -> AsyncIterator[EmbeddedRedis]:
     """A Redis that the test may end."""
-    program = os.environ.get("TAILRACE_REDIS_SERVER")
-    async with EmbeddedRedis(tmp_path / "redis", server=program, maxmemory_bytes=256 * 1024 * 1024) as server:
+    async with EmbeddedRedis(tmp_path / "redis", server=redis_program(), maxmemory_bytes=256 * 1024 * 1024) as server:
         yield server
 
 
