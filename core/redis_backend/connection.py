@@ -6,14 +6,12 @@ it sends a command up to ten times more without a word, and a second XADD is a s
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
 import msgspec
 import redis
-import redis.asyncio
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
 from redis.exceptions import (
@@ -22,7 +20,6 @@ from redis.exceptions import (
     NoScriptError,
     OutOfMemoryError,
     RedisError,
-    ResponseError,
 )
 from redis.exceptions import (
     ConnectionError as RedisConnectionError,
@@ -33,13 +30,12 @@ from redis.exceptions import (
 from redis.retry import Retry
 
 from tailrace.core.errors import StoreCorrupt, StoreFull, StoreUnavailable
+from tailrace.core.redis_backend.exchange import Argument, Exchange, first_error
 from tailrace.core.redis_backend.scripts import Script
 
 #: How long a blocking read may wait on the server, in seconds; its socket waits `BLOCK_GRACE_SECONDS` longer.
 MAX_BLOCK_SECONDS: Final = 5.0
 BLOCK_GRACE_SECONDS: Final = 5.0
-
-Argument = str | bytes | int | float
 
 
 class RedisSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,6 +53,11 @@ class Call(msgspec.Struct, frozen=True):
     script: Script
     keys: Sequence[str]
     args: Sequence[Argument]
+
+    @property
+    def command(self) -> tuple[Argument, ...]:
+        """As it is sent."""
+        return ("EVALSHA", self.script.sha, len(self.keys), *self.keys, *self.args)
 
 
 @contextmanager
@@ -97,90 +98,56 @@ def translate(error: RedisError) -> StoreUnavailable | StoreFull | StoreCorrupt:
     return StoreCorrupt(text)
 
 
-class _SendsCancellably:
-    """A connection whose sending can be cancelled.
-
-    The driver sends within `asyncio.wait_for`. Before Python 3.12 that loses a cancellation which comes in the same turn
-    of the event loop as the end of what it waits for: whoever was to stop reads on for ever.
-    """
-
-    socket_timeout: float | None
-
-    async def send_packed_command(self, command: Any, check_health: bool = True) -> None:
-        """Send as the driver does without a timeout of its own, within one that keeps a cancellation."""
-        timeout, self.socket_timeout = self.socket_timeout, None
-        try:
-            async with asyncio.timeout(timeout):
-                await super().send_packed_command(command, check_health)  # type: ignore[misc]  # that of the connection
-        finally:
-            self.socket_timeout = timeout
-
-
 class Client:
-    """A pool for short calls, and a second one for blocking reads."""
+    """Connections for short calls, and others for blocking reads."""
 
     def __init__(self, settings: RedisSettings) -> None:
         common: dict[str, Any] = {
             "protocol": 2,
             "socket_connect_timeout": settings.connect_timeout,
             "retry": AsyncRetry(NoBackoff(), 0),
-            "max_connections": settings.max_connections,
+            "most": settings.max_connections,
             "client_name": "tailrace",
         }
         self.settings = settings
-        pool = redis.asyncio.BlockingConnectionPool.from_url(
-            settings.url, socket_timeout=settings.timeout, timeout=settings.timeout, **common
-        )
-        self.plain = redis.asyncio.Redis.from_pool(pool)
-        blocking = redis.asyncio.ConnectionPool.from_url(
-            settings.url, socket_timeout=MAX_BLOCK_SECONDS + BLOCK_GRACE_SECONDS, **common
-        )
-        for each in (pool, blocking):
-            each.connection_class = type("Connection", (_SendsCancellably, each.connection_class), {})
-        self.blocking = redis.asyncio.Redis.from_pool(blocking)
-        # Replies stay as they come: the driver's readers differ between its versions, and cost as much as the call.
-        self.plain.response_callbacks.clear()
-        self.blocking.response_callbacks.clear()
+        self._short = Exchange(settings.url, timeout=settings.timeout, **common)
+        self._blocking = Exchange(settings.url, timeout=MAX_BLOCK_SECONDS + BLOCK_GRACE_SECONDS, **common)
 
     async def aclose(self) -> None:
         """Close every connection."""
-        await self.plain.aclose()
-        await self.blocking.aclose()
+        await self._short.aclose()
+        await self._blocking.aclose()
 
     async def command(self, *parts: Argument) -> Any:
         """One command; raises `StoreUnavailable`, `StoreFull` or `StoreCorrupt`."""
-        with translated():
-            return await self.plain.execute_command(*parts)
+        (reply,) = await self.pipeline([parts])
+        return reply
 
     async def block(self, *parts: Argument) -> Any:
         """One command that may wait on the server, on a connection of its own."""
         with translated():
-            return await self.blocking.execute_command(*parts)
+            (reply,) = replies = await self._blocking.send([parts])
+        _raise_first(replies)
+        return reply
 
     async def pipeline(self, commands: Sequence[Sequence[Argument]]) -> list[Any]:
         """Several commands in one round trip; raises the first error among the replies.
 
         What belongs to one moment is a script: Redis 7.0 refuses to queue for MULTI, reads too, when its memory is full.
         """
-        with translated():
-            async with self.plain.pipeline(transaction=False) as pipe:
-                for command in commands:
-                    pipe.execute_command(*command)
-                return list(await pipe.execute())
+        replies = await self.pipeline_tolerant(commands)
+        _raise_first(replies)
+        return replies
 
     async def pipeline_tolerant(self, commands: Sequence[Sequence[Argument]]) -> list[Any]:
         """As `pipeline`, but an error among the replies is given as that error: for looking at what may be missing."""
         with translated():
-            async with self.plain.pipeline(transaction=False) as pipe:
-                for command in commands:
-                    pipe.execute_command(*command)
-                return list(await pipe.execute(raise_on_error=False))
+            return await self._short.send(commands)
 
     async def call(self, script: Script, keys: Sequence[str], args: Sequence[Argument]) -> Any:
         """Run one script."""
-        (reply,) = await self.calls([Call(script, keys, args)])
-        if isinstance(reply, RedisError):
-            raise translate(reply) from reply
+        (reply,) = replies = await self.calls([Call(script, keys, args)])
+        _raise_first(replies)
         return reply
 
     async def calls(self, calls: Sequence[Call]) -> list[Any]:
@@ -189,29 +156,21 @@ class Client:
         After a restart the server knows no script: only the calls that say so are sent again, the others had their effect.
         """
         with translated():
-            replies = await self._send(calls)
+            replies = await self._short.send([call.command for call in calls])
             unknown = [index for index, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
             if unknown:
-                for script in {calls[index].script.sha: calls[index].script for index in unknown}.values():
-                    await self.plain.execute_command("SCRIPT", "LOAD", script.text)
-                again = await self._send([calls[index] for index in unknown])
+                texts = {calls[index].script.text for index in unknown}
+                await self._short.send([("SCRIPT", "LOAD", text) for text in texts])
+                again = await self._short.send([calls[index].command for index in unknown])
                 for index, reply in zip(unknown, again, strict=True):
                     replies[index] = reply
             return replies
 
-    async def _send(self, calls: Sequence[Call]) -> list[Any]:
-        if len(calls) == 1:
-            (call,) = calls
-            try:
-                return [
-                    await self.plain.execute_command("EVALSHA", call.script.sha, len(call.keys), *call.keys, *call.args)
-                ]
-            except ResponseError as error:
-                return [error]
-        async with self.plain.pipeline(transaction=False) as pipe:
-            for call in calls:
-                pipe.execute_command("EVALSHA", call.script.sha, len(call.keys), *call.keys, *call.args)
-            return list(await pipe.execute(raise_on_error=False))
+
+def _raise_first(replies: Sequence[Any]) -> None:
+    error = first_error(replies)
+    if error is not None:
+        raise translate(error) from error
 
 
 class ThreadClient:

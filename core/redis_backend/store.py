@@ -23,7 +23,8 @@ from tailrace.core.errors import (
 from tailrace.core.events import WorkflowCreated
 from tailrace.core.partitioning import partition_of
 from tailrace.core.redis_backend import inspection, scripts
-from tailrace.core.redis_backend.connection import MAX_BLOCK_SECONDS, Argument, Call, Client, RedisSettings, translate
+from tailrace.core.redis_backend.connection import MAX_BLOCK_SECONDS, Call, Client, RedisSettings, translate
+from tailrace.core.redis_backend.exchange import Argument
 from tailrace.core.redis_backend.keys import Keys
 from tailrace.core.redis_backend.replies import Fields, info, microseconds, pairs, stream_entries
 from tailrace.core.store.checks import check_append

@@ -19,7 +19,8 @@ from tailrace.core.errors import StoreCorrupt, StoreFull, Undecodable
 from tailrace.core.events import WorkflowCreated
 from tailrace.core.partitioning import partition_of
 from tailrace.core.redis_backend import scripts
-from tailrace.core.redis_backend.connection import MAX_BLOCK_SECONDS, Argument, Call, ThreadClient, translate
+from tailrace.core.redis_backend.connection import MAX_BLOCK_SECONDS, Call, ThreadClient, translate
+from tailrace.core.redis_backend.exchange import Argument
 from tailrace.core.redis_backend.inspection import FORGET_SECONDS
 from tailrace.core.redis_backend.keys import RELEASED
 from tailrace.core.redis_backend.replies import Fields, entries, pairs

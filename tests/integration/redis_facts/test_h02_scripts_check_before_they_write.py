@@ -10,7 +10,8 @@ from msgspec.structs import replace
 
 from tailrace.core.commands import ApplyReport, CancelWorkflow
 from tailrace.core.redis_backend import scripts
-from tailrace.core.redis_backend.connection import Argument, Call
+from tailrace.core.redis_backend.connection import Call
+from tailrace.core.redis_backend.exchange import Argument
 from tailrace.core.redis_backend.keys import RELEASED
 from tailrace.core.store.port import Append, Delivery, Limits
 from tailrace.core.testing.builders import completed, create_workflow, diamond, workflow_id_in

@@ -1,0 +1,86 @@
+"""Exchanges with Redis: commands that leave together, and their replies in the same order.
+
+The driver makes and greets the connections; sending and reading is done here, because its clients and pools cost several
+times what an exchange itself does. Invariant: a connection serves one exchange at a time, and one whose exchange did not end
+is closed, so that no reply is ever read by somebody else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import hiredis
+import redis.asyncio
+from redis.asyncio.connection import AbstractConnection
+from redis.exceptions import RedisError, ResponseError
+
+Argument = str | bytes | int | float
+
+#: At C speed; its stubs say that a command has one word.
+_packed: Callable[[tuple[Argument, ...]], bytes] = hiredis.pack_command  # type: ignore[assignment]
+
+
+class Exchange:
+    """Connections of one purpose, at most `most` of them; an exchange takes `timeout` seconds at most, waiting included."""
+
+    def __init__(self, url: str, *, timeout: float, most: int, **options: Any) -> None:
+        # Without a timeout of the driver's: one around the whole exchange costs less, and also bounds the greeting.
+        self._pool = redis.asyncio.ConnectionPool.from_url(url, socket_timeout=None, **options)
+        self._timeout = timeout
+        self._places = asyncio.Semaphore(most)
+        self._made: list[AbstractConnection] = []
+        self._idle: list[AbstractConnection] = []
+
+    async def send(self, commands: Sequence[Sequence[Argument]]) -> list[Any]:
+        """The replies to these commands; one that is an error is given as that error.
+
+        Raises errors of the connection, `TimeoutError` among them: then any of the commands may have had its effect.
+        """
+        if not commands:
+            return []
+        packed = b"".join([_packed(tuple(command)) for command in commands])
+        async with asyncio.timeout(self._timeout), self._places:
+            connection = self._idle.pop() if self._idle else self._make()
+            whole = False
+            try:
+                await _make_ready(connection)
+                await connection.send_packed_command(packed, check_health=False)
+                replies = [await _reply(connection) for _ in commands]
+                whole = True
+            finally:
+                if not whole:
+                    await connection.disconnect(nowait=True)
+                self._idle.append(connection)
+        return replies
+
+    async def aclose(self) -> None:
+        """Close every connection; an exchange under way ends with an error."""
+        for connection in self._made:
+            await connection.disconnect()
+
+    def _make(self) -> AbstractConnection:
+        connection: AbstractConnection = self._pool.make_connection()  # type: ignore[no-untyped-call]  # so in redis-py
+        self._made.append(connection)
+        return connection
+
+
+async def _make_ready(connection: AbstractConnection) -> None:
+    """Connected, and nothing to be read: the server may have closed it since, or said something that nobody asked for."""
+    if connection.is_connected and await connection.can_read():
+        await connection.disconnect(nowait=True)
+    if not connection.is_connected:
+        await connection.connect()  # type: ignore[no-untyped-call]  # so in redis-py
+
+
+async def _reply(connection: AbstractConnection) -> Any:
+    try:
+        return await connection.read_response(disconnect_on_error=False)
+    except ResponseError as error:
+        return error
+
+
+def first_error(replies: Sequence[Any]) -> RedisError | None:
+    """The first of the replies that is an error."""
+    return next((reply for reply in replies if isinstance(reply, RedisError)), None)
