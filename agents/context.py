@@ -30,6 +30,7 @@ class RunningTask:
         delivery: Delivery,
         *,
         worker: str,
+        build: str,
         reporter: Reporter,
         artifacts: ArtifactStore,
         workspaces: Path,
@@ -51,6 +52,7 @@ class RunningTask:
         self.finishing = False
         self.traceparent = delivery.traceparent
         self._worker = worker
+        self._build = build
         self._reporter = reporter
         self._artifacts = artifacts
         self._workspaces = workspaces
@@ -100,6 +102,7 @@ class RunningTask:
             kind=kind,
             task_id=self.task_id,
             worker=self._worker,
+            build=self._build,
             delivery=self.delivery.delivery,
             **facts,  # type: ignore[arg-type]  # the fields of Report
         )

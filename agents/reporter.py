@@ -1,7 +1,8 @@
 """The reporter: what handlers say leaves in order, in batches, and is sent until it is durable.
 
-One task sends, so that `started` is never overtaken by `completed`, and many reports share one round trip. While the store
-is away they wait here; whether they still count when it is back is for the fence to say.
+One task sends, so that `started` is never overtaken by `completed`, and many reports share one round trip. A start waits a
+moment for the next report about its task, which says the same; so a short task costs one report, not two. While the store is
+away reports wait here; whether they still count when it is back is for the fence to say.
 """
 
 from __future__ import annotations
@@ -18,6 +19,9 @@ from tailrace.core.store.port import Delivery, TaskQueue
 log = logging.getLogger(__name__)
 
 BATCH: Final = 128
+
+#: How long a start waits for the next report about its task, in seconds: far below what anybody waits for.
+START_LINGER_SECONDS: Final = 0.02
 _BACKOFF: Final = (0.05, 0.1, 0.2, 0.5, 1.0)
 
 
@@ -27,10 +31,19 @@ class Reporter:
     def __init__(self, queue: TaskQueue) -> None:
         self._queue = queue
         self._waiting: deque[tuple[Delivery, Report, str, asyncio.Future[bool]]] = deque()
+        self._starts: dict[tuple[str, str], asyncio.TimerHandle] = {}
         self._wake = asyncio.Event()
+
+    def start(self, delivery: Delivery, report: Report, traceparent: str) -> None:
+        """Say that a task has begun: in a moment, unless another report about it is sent before."""
+        self._forget_start(delivery)
+        self._starts[_key(delivery)] = asyncio.get_running_loop().call_later(
+            START_LINGER_SECONDS, self.send_nowait, delivery, report, traceparent
+        )
 
     def send_nowait(self, delivery: Delivery, report: Report, traceparent: str) -> asyncio.Future[bool]:
         """Put a report in line. The future says whether the task was still ours when it arrived."""
+        self._forget_start(delivery)
         sent: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._waiting.append((delivery, report, traceparent, sent))
         self._wake.set()
@@ -64,3 +77,11 @@ class Reporter:
                     sent.set_result(answer)
             if not self._waiting:
                 self._wake.clear()
+
+    def _forget_start(self, delivery: Delivery) -> None:
+        if (start := self._starts.pop(_key(delivery), None)) is not None:
+            start.cancel()
+
+
+def _key(delivery: Delivery) -> tuple[str, str]:
+    return delivery.stream, delivery.entry_id

@@ -12,7 +12,7 @@ import os
 import socket
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 from opentelemetry import context as otel_context
@@ -22,12 +22,14 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from tailrace.agents.breaker import Breaker
 from tailrace.agents.context import RunningTask
 from tailrace.agents.execution import execute
+from tailrace.agents.inputs import Inputs
 from tailrace.agents.leases import RENEW_SECONDS, LeaseThread
 from tailrace.agents.reporter import Reporter
 from tailrace.agents.sdk import Agent
 from tailrace.core.artifacts import ArtifactStore
 from tailrace.core.commands import Report
-from tailrace.core.errors import StoreUnavailable, TailraceError
+from tailrace.core.errors import StoreCorrupt, StoreUnavailable, TailraceError
+from tailrace.core.events import Failure
 from tailrace.core.store.port import Delivery, LeaseKeeper, Renewal, TaskQueue, WorkerBeat
 
 log = logging.getLogger(__name__)
@@ -63,6 +65,7 @@ class Worker:
         self._artifacts = artifacts
         self._options = options
         self._reporter = Reporter(queue)
+        self._inputs = Inputs(queue)
         self._held: dict[str, tuple[RunningTask, asyncio.Task[None]]] = {}
         self._breakers: dict[str, Breaker] = {}
         self._slot_free = asyncio.Event()
@@ -88,7 +91,8 @@ class Worker:
         try:
             # Whatever of these ends by an error ends the worker: a half of one would hold tasks and do nothing with them.
             async with asyncio.TaskGroup() as group:
-                serving = [group.create_task(self._reporter.run()), group.create_task(self._leases_fail())]
+                services = (self._reporter.run(), self._inputs.run(), self._leases_fail())
+                serving = [group.create_task(service) for service in services]
                 loops = [group.create_task(self._take_forever()), group.create_task(self._claim_forever())]
                 await stop.wait()
                 self._draining = True
@@ -172,6 +176,7 @@ class Worker:
             running = RunningTask(
                 delivery,
                 worker=self._options.name,
+                build=self._options.build,
                 reporter=self._reporter,
                 artifacts=self._artifacts,
                 workspaces=self._options.workspaces,
@@ -202,8 +207,7 @@ class Worker:
                 carrier: dict[str, str] = {}
                 _propagator.inject(carrier)
                 running.traceparent = carrier.get("traceparent", running.delivery.traceparent)
-                started = running.report("started", build=self._options.build)
-                self._reporter.send_nowait(running.delivery, started, running.traceparent)
+                self._reporter.start(running.delivery, running.report("started"), running.traceparent)
                 report = await self._run(running)
                 if report is None:
                     span.set_status(trace.StatusCode.ERROR, "lost or handed back")
@@ -219,18 +223,21 @@ class Worker:
     async def _run(self, running: RunningTask) -> Report | None:
         """The final report; None when the task is not ours any more."""
         try:
-            (raw,) = await self._inputs(running)
+            raw = await self._input(running)
             return await execute(self._agent, running, raw)
+        except StoreCorrupt as error:
+            # Delivered again it would be no better: the run ends, and says why.
+            return running.report("failed", error=Failure(reason=error.code, message=str(error)))
         except asyncio.CancelledError:
             if running.cancelled:
                 return running.report("cancelled", message="cancelled on request")
             return None
 
-    async def _inputs(self, running: RunningTask) -> Sequence[dict[str, object]]:
+    async def _input(self, running: RunningTask) -> dict[str, Any]:
         failures = 0
         while True:
             try:
-                return await self._queue.inputs([running.delivery.message])
+                return await self._inputs.read(running.delivery.message)
             except StoreUnavailable as error:
                 failures = await _backoff(f"reading the input of {running.task_id}", error, failures)
 
