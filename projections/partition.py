@@ -36,7 +36,7 @@ class ReaderOptions(msgspec.Struct, frozen=True, kw_only=True):
 
     batch_size: int = 2000
     block_seconds: float = 2.0
-    linger_seconds: float = 0.02
+    linger_seconds: float = 0.05
     confirm_seconds: float = 1.0
     recheck_seconds: float = 2.0
     views: int = 5000
