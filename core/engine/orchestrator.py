@@ -15,7 +15,15 @@ from typing import Final
 
 from tailrace.core.commands import ApplyReport, FireTimer
 from tailrace.core.engine.plan import plan
-from tailrace.core.errors import NotOwner, StoreCorrupt, StoreFull, StoreUnavailable, TailraceError, Undecodable
+from tailrace.core.errors import (
+    LogDiverged,
+    NotOwner,
+    StoreCorrupt,
+    StoreFull,
+    StoreUnavailable,
+    TailraceError,
+    Undecodable,
+)
 from tailrace.core.store.checks import check_append
 from tailrace.core.store.port import Append, Ownership, ReportEntry, TimerRef, WorkflowStore
 from tailrace.core.workflow.definition import Pipeline
@@ -33,6 +41,8 @@ BATCH: Final = 256
 CACHED_STATES: Final = 20_000
 #: What a decision may end in besides its events: the reports behind it are parked, other runs go on.
 UNDECIDABLE: Final = (TailraceError, AssertionError, ArithmeticError, LookupError, TypeError, ValueError)
+#: What stops work on a partition until it is over; the others go on.
+_STOPS: Final = (StoreUnavailable, StoreFull, StoreCorrupt, LogDiverged)
 _FINAL: Final = frozenset({"completed", "failed", "cancelled", "poison"})
 _BACKOFF: Final = (0.1, 0.2, 0.5, 1.0, 2.0)
 
@@ -56,6 +66,7 @@ class Orchestrator:
         ownership: Ownership | None = None
         while True:
             try:
+                await self._store.check_identity(partition)
                 if ownership is not None:
                     # The store was away, and its lease may still be ours: waiting for its end would be a wait for ourselves.
                     ownership = await self._store.acquire(partition, self._name, ownership.epoch)
@@ -70,11 +81,10 @@ class Orchestrator:
             except NotOwner as error:
                 ownership = None
                 log.warning("%s", error)
-            except (StoreUnavailable, StoreFull, StoreCorrupt) as error:
-                # Whatever it is, it is this partition's: the others go on.
+            except _STOPS as error:
                 wait = _BACKOFF[min(failures, len(_BACKOFF) - 1)]
                 failures += 1
-                log.warning("partition %d: %s; trying again in %.1f s", partition, error, wait)
+                log.warning("partition %d: %s: %s; trying again in %.1f s", partition, error.code, error, wait)
                 await asyncio.sleep(wait)
 
     async def _own(self, ownership: Ownership) -> None:
@@ -88,7 +98,7 @@ class Orchestrator:
                 group.create_task(work.apply_reports_forever())
                 group.create_task(work.fire_timers_forever())
         except ExceptionGroup as errors:
-            expected, unexpected = errors.split((NotOwner, StoreUnavailable, StoreFull, StoreCorrupt))
+            expected, unexpected = errors.split((NotOwner, *_STOPS))
             if unexpected is not None or expected is None:
                 raise
             raise _first(expected) from errors
@@ -101,6 +111,8 @@ class Orchestrator:
     async def _keep(self, ownership: Ownership) -> None:
         while True:
             await asyncio.sleep(RENEW_SECONDS)
+            # Reports and timers of a store that was emptied are none: that must not look like a quiet time.
+            await self._store.check_identity(ownership.partition)
             if await self._store.acquire(ownership.partition, self._name, ownership.epoch) is None:
                 raise NotOwner(ownership.partition)
 
@@ -159,7 +171,7 @@ class PartitionWork:
                     check_append(append)
                     planned.append((append, after))
                 except UNDECIDABLE as error:
-                    if isinstance(error, StoreUnavailable):
+                    if isinstance(error, StoreUnavailable | LogDiverged):
                         raise
                     log.exception("reports of %s can't be decided; they are parked", workflow_id)
                     left += await self._park_all(group, f"{type(error).__name__}: {error}")
@@ -203,7 +215,7 @@ class PartitionWork:
                     try:
                         planned.append(await self._decide_timer(state, ref, timer, now))
                     except UNDECIDABLE as error:
-                        if isinstance(error, StoreUnavailable):
+                        if isinstance(error, StoreUnavailable | LogDiverged):
                             raise
                         log.exception("timer %s can't be decided", ref.name)
             return await self._append(planned)
@@ -255,7 +267,7 @@ class PartitionWork:
             return 0
         try:
             results = await self._store.append([append for append, _ in planned])
-        except StoreUnavailable:
+        except (StoreUnavailable, LogDiverged):
             self._states.clear()
             raise
         left = 0

@@ -14,6 +14,7 @@ from tailrace.core.codec import decode, decode_report, encode, encode_event
 from tailrace.core.errors import (
     ConfigurationError,
     IdentityMismatch,
+    LogDiverged,
     NotFound,
     StoreCorrupt,
     StoreFull,
@@ -53,14 +54,15 @@ PARKED_LIMIT: Final = 10_000
 class RedisStore:
     """The workflows of one namespace. Open it with `open`; close it with `aclose`."""
 
-    def __init__(self, client: Client, keys: Keys, *, partitions: int, instance_id: str, limits: Limits) -> None:
+    def __init__(self, client: Client, keys: Keys, *, epochs: Sequence[str], instance_id: str, limits: Limits) -> None:
         self.client = client
         self.keys = keys
         self.limits = limits
-        self._partitions = partitions
+        self._partitions = len(epochs)
+        self._epochs = list(epochs)
         self._instance_id = instance_id
         self._pipelines: dict[str, Pipeline] = {}
-        self._parts = [keys.partition(number) for number in range(partitions)]
+        self._parts = [keys.partition(number) for number in range(self._partitions)]
 
     @classmethod
     async def open(
@@ -76,12 +78,13 @@ class RedisStore:
         """Join the namespace, making it when it is new, with `partitions`, or `default_partitions` when that is None.
 
         Without `create` nothing is written. Raises `StoreUnavailable`, `IdentityMismatch` when the namespace was made
-        otherwise, or `ConfigurationError` when there is none and it must not be made.
+        otherwise, `ConfigurationError` when there is none and it must not be made, or `LogDiverged` when a part of it is gone.
         """
         client = Client(settings)
         keys = Keys(namespace)
         try:
             if create:
+                await _check_new_or_whole(client, keys)
                 meta = await client.call(
                     scripts.INIT, [keys.meta], [partitions or default_partitions, SCHEMA_VERSION, os.urandom(16).hex()]
                 )
@@ -99,21 +102,11 @@ class RedisStore:
                 raise IdentityMismatch(
                     f"namespace {namespace!r} was made with {made_with} partitions, not {partitions}; the number is fixed"
                 )
-            heads = [keys.partition(number).head for number in range(made_with)]
-            begun = await client.pipeline([("HMGET", head, "epoch", "seq") for head in heads])
-            # (Asked before it is written: a process that joins a full store must not have to write.)
-            await client.pipeline(
-                [
-                    ("HSETNX", head, name, value)
-                    for head, known in zip(heads, begun, strict=True)
-                    if create and None in known
-                    for name, value in (("epoch", os.urandom(8).hex()), ("seq", 0))
-                ]
-            )
+            epochs = [await _begin_log(client, keys, number, create=create) for number in range(made_with)]
         except BaseException:
             await client.aclose()
             raise
-        return cls(client, keys, partitions=made_with, instance_id=instance_id, limits=limits or Limits())
+        return cls(client, keys, epochs=epochs, instance_id=instance_id, limits=limits or Limits())
 
     async def aclose(self) -> None:
         """Close every connection."""
@@ -129,6 +122,29 @@ class RedisStore:
         """The identity of the namespace."""
         return self._instance_id
 
+    async def check_identity(self, partition: int) -> None:
+        """One round trip."""
+        instance, epoch = await self.client.pipeline(
+            [("HGET", self.keys.meta, "instance"), ("HGET", self._parts[partition].head, "epoch")]
+        )
+        if instance is None:
+            raise LogDiverged(partition, f"namespace {self.keys.namespace!r} is gone from Redis: it was emptied")
+        if instance.decode() != self._instance_id:
+            raise LogDiverged(
+                partition,
+                f"the namespace was made anew as {instance.decode()}, and this process joined {self._instance_id}",
+            )
+        self._check_epoch(partition, epoch)
+
+    def _check_epoch(self, partition: int, epoch: bytes | None) -> None:
+        if epoch is None:
+            raise LogDiverged(partition, "the head of the log is gone: Redis was emptied, or somebody removed it")
+        if epoch.decode() != self._epochs[partition]:
+            raise LogDiverged(
+                partition,
+                f"the log has epoch {epoch.decode()}, and this process joined epoch {self._epochs[partition]}",
+            )
+
     async def now(self) -> int:
         """Redis TIME, in microseconds since the epoch."""
         return microseconds(await self.client.command("TIME"))
@@ -138,6 +154,7 @@ class RedisStore:
     async def put_definition(self, definition: Definition) -> Pipeline:
         """Keep the body by its hash, append the hash to the name's versions, make the agents' groups."""
         validate(definition)
+        await self.check_identity(0)
         pipeline = Pipeline(definition)
         body = msgspec.json.encode(definition, order="deterministic")
         key = self.keys.definition(pipeline.hash)
@@ -154,6 +171,8 @@ class RedisStore:
 
     async def provision(self, agents: Sequence[str]) -> None:
         """Make the groups of these agents in all partitions, from the beginning of their streams; idempotent."""
+        for partition in range(self._partitions):
+            await self.check_identity(partition)
         known = await self.client.command("SMISMEMBER", self.keys.agents, *agents)
         if not all(known):
             await self.client.command("SADD", self.keys.agents, *agents)
@@ -168,6 +187,7 @@ class RedisStore:
         if known is None:
             body = await self.client.command("GET", self.keys.definition(content_hash))
             if body is None:
+                await self.check_identity(0)
                 raise NotFound("definition", content_hash)
             try:
                 known = Pipeline(msgspec.json.decode(body, type=Definition), content_hash)
@@ -180,6 +200,7 @@ class RedisStore:
         """The newest version of a definition."""
         versions = (await self.definitions()).get(name)
         if not versions:
+            await self.check_identity(0)
             raise NotFound("definition", name)
         return await self.pipeline(versions[-1])
 
@@ -194,6 +215,7 @@ class RedisStore:
         """One HGETALL; None also for the tombstone of an archived run."""
         fields = pairs(await self.client.command("HGETALL", self._part(workflow_id).workflow(workflow_id)))
         if not fields.get(b"s"):
+            await self.check_identity(partition_of(workflow_id, self._partitions))
             return None
         try:
             return Snapshot(
@@ -209,6 +231,9 @@ class RedisStore:
         replies = await self.client.pipeline(
             [("HGET", self._part(workflow_id).workflow(workflow_id), "s") for workflow_id in workflow_ids]
         )
+        missing = [workflow_id for workflow_id, reply in zip(workflow_ids, replies, strict=True) if not reply]
+        for partition in {partition_of(workflow_id, self._partitions) for workflow_id in missing}:
+            await self.check_identity(partition)
         return [decode(reply, WorkflowState) if reply else None for reply in replies]
 
     async def append(self, appends: Sequence[Append]) -> list[Appended]:
@@ -216,7 +241,11 @@ class RedisStore:
         for append in appends:
             check_append(append)
         calls = [self._append_call(append) for append in appends]
-        return [_appended(reply) for reply in await self.client.calls(calls)]
+        replies = await self.client.calls(calls)
+        return [
+            _appended(reply, partition_of(append.workflow_id, self._partitions))
+            for append, reply in zip(appends, replies, strict=True)
+        ]
 
     def _append_call(self, append: Append) -> Call:
         part = self._part(append.workflow_id)
@@ -236,7 +265,8 @@ class RedisStore:
         def stream(agent: str, urgent: bool) -> int:
             return streams.setdefault(part.tasks(agent, urgent=urgent), len(streams) + 1)
 
-        args = _append_arguments(append, stream)
+        epoch = self._epochs[partition_of(append.workflow_id, self._partitions)]
+        args = _append_arguments(append, epoch, stream)
         return Call(scripts.APPEND, [*keys, *streams], args)
 
     # Ownership, reports, timers
@@ -323,8 +353,7 @@ class RedisStore:
         """The counters of the log and its last entry."""
         part = self._parts[partition]
         seq, epoch, last = await self.client.call(scripts.HEAD, [part.head, part.log], [])
-        if seq is None or epoch is None:
-            raise StoreCorrupt(f"{part.head} is gone")
+        self._check_epoch(partition, None if seq is None else epoch)
         return Head(seq=int(seq), epoch=epoch.decode(), last_entry_id=last.decode())
 
     # What the watchdog looks at
@@ -380,16 +409,40 @@ class RedisStore:
         return self._parts[partition_of(workflow_id, self._partitions)]
 
 
+async def _check_new_or_whole(client: Client, keys: Keys) -> None:
+    """A namespace is made where nothing is: one that lost its `meta` could come back with another number of partitions."""
+    meta, head = await client.pipeline([("EXISTS", keys.meta), ("EXISTS", keys.partition(0).head)])
+    if head and not meta:
+        raise LogDiverged(
+            0, f"the log is there, and the meta of namespace {keys.namespace!r} is gone: somebody removed it"
+        )
+
+
+async def _begin_log(client: Client, keys: Keys, partition: int, *, create: bool) -> str:
+    """The epoch of a partition's log, begun when there is none; one whose head is gone is not begun again."""
+    part = keys.partition(partition)
+    # (Asked before it is written: a process that joins a full store must not have to write.)
+    known, entries = await client.pipeline([("HMGET", part.head, "epoch", "seq"), ("EXISTS", part.log)])
+    if None in known:
+        if entries or not create:
+            raise LogDiverged(partition, "the head of the log is gone: Redis was emptied, or somebody removed it")
+        begun = (("epoch", os.urandom(8).hex()), ("seq", 0))
+        await client.pipeline([("HSETNX", part.head, name, value) for name, value in begun])
+        known = await client.command("HMGET", part.head, "epoch")
+    return bytes(known[0]).decode()
+
+
 async def ensure_group(client: Client, stream: str, group: str) -> None:
     """Make a group at the beginning of its stream, unless it is there."""
     await client.call(scripts.GROUP, [stream], [group])
 
 
-def _append_arguments(append: Append, stream: Any) -> list[Argument]:
+def _append_arguments(append: Append, epoch: str, stream: Any) -> list[Argument]:
     """The arguments of `append.lua`, in the order it reads them."""
     mode = "rehydrate" if append.rehydrate else "create" if append.expected_version == 0 else "append"
     owner, timer = append.ownership, append.timer
     args: list[Argument] = [
+        epoch,
         mode,
         append.expected_version,
         b"" if append.state is None else encode(append.state),
@@ -427,7 +480,7 @@ def _append_arguments(append: Append, stream: Any) -> list[Argument]:
     return args
 
 
-def _appended(reply: Any) -> Appended:
+def _appended(reply: Any, partition: int) -> Appended:
     if isinstance(reply, RedisError):
         error = translate(reply)
         if isinstance(error, StoreFull):
@@ -437,6 +490,8 @@ def _appended(reply: Any) -> Appended:
         # One broken key concerns one run: the others of the round trip have their outcomes.
         return Appended(outcome="broken", detail=str(error))
     outcome, version, seq = reply
+    if outcome == b"diverged":
+        raise LogDiverged(partition, "the log is not the one that this process joined; nothing was written")
     return Appended(outcome=outcome.decode(), version=int(version), seq=int(seq))
 
 

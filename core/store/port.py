@@ -4,6 +4,7 @@ Two back ends implement them: `core.store.memory` as the reference, and `core.re
 `core.testing.conformance` hold both to the same promises. Times are microseconds since the epoch by the store's clock.
 
 A store raises `StoreUnavailable` when it can't tell whether a call had its effect; whoever called asks again by command id.
+It raises `LogDiverged` when it is not the store any more that was joined.
 """
 
 from __future__ import annotations
@@ -256,6 +257,13 @@ class WorkflowStore(Protocol):
     @property
     def instance_id(self) -> str:
         """The identity of the namespace, made once; two processes with different ones are on different stores."""
+
+    async def check_identity(self, partition: int) -> None:
+        """Raise `LogDiverged` unless this is still the namespace that was joined, with that partition's log.
+
+        A store that was emptied, or put back to another state, answers every other question as if nothing had ever been
+        there. So whoever polls asks this, and "it is not there" is said only after it.
+        """
 
     async def now(self) -> int:
         """The store's clock, in microseconds since the epoch."""

@@ -47,6 +47,7 @@ local function list(width, read)
   return values
 end
 
+local epoch = text()
 local mode = text()
 local expected = number()
 local state = text()
@@ -68,6 +69,7 @@ local timers_set = list(2, function() return {text(), number()} end)
 local timers_cleared = list(1, text)
 if at ~= #ARGV then error('TAILRACE ' .. #ARGV .. ' arguments, ' .. at .. ' expected') end
 if mode ~= 'create' and mode ~= 'append' and mode ~= 'rehydrate' then error('TAILRACE no mode ' .. mode) end
+if epoch == '' then error('TAILRACE no epoch') end
 if state == '' and (mode == 'rehydrate' or #records + #outputs + #closings + #dispatches + #timers_set > 0) then
   error('TAILRACE what is written needs a state')
 end
@@ -82,7 +84,10 @@ for index, key in ipairs(KEYS) do
     error('TAILRACE key ' .. key .. ' is a ' .. found)
   end
 end
-local seq = tonumber(redis.call('HGET', KEYS[2], 'seq') or '')
+local head = redis.call('HMGET', KEYS[2], 'seq', 'epoch')
+-- Another log than the one the caller joined, or none: Redis was emptied under it. What it decided is about something else.
+if head[2] ~= epoch then return {'diverged', 0, 0} end
+local seq = tonumber(head[1] or '')
 if seq == nil then error('TAILRACE key ' .. KEYS[2] .. ' has no seq') end
 
 local now

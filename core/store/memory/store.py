@@ -46,6 +46,9 @@ class MemoryStore:
     def instance_id(self) -> str:
         return self._data.instance_id
 
+    async def check_identity(self, partition: int) -> None:
+        """It is never another one."""
+
     async def now(self) -> int:
         return self._data.clock.now()
 
