@@ -18,7 +18,15 @@ import msgspec
 from tailrace.core.clock import to_us
 from tailrace.core.commands import FlagStall
 from tailrace.core.engine.command_handler import CommandHandler
-from tailrace.core.errors import CommandRefused, NotFound, StoreFull, StoreUnavailable, TailraceError, VersionConflict
+from tailrace.core.errors import (
+    CommandRefused,
+    LogDiverged,
+    NotFound,
+    StoreFull,
+    StoreUnavailable,
+    TailraceError,
+    VersionConflict,
+)
 from tailrace.core.store.port import WorkflowStore
 from tailrace.core.workflow.policy import RECHECK_US
 from tailrace.core.workflow.state import WorkflowState
@@ -68,21 +76,29 @@ class Watchdog:
         self._suspected_at = 0
         self._settled_at: float | None = None
         self._unreadable: set[str] = set()
+        self._missing: set[str] = set()
         self._full = False
 
     async def run(self) -> None:
-        """Watch until cancelled. While the store can't be reached: say so once, wait longer each time, go on."""
+        """Watch until cancelled. While the store can't be reached, or is another one: say so once, wait longer, go on."""
         failures = 0
+        trouble = ""
         while True:
             wait = self._options.poll_seconds
             try:
                 await self.look()
                 if failures:
-                    log.info("the store can be reached again")
-                failures = 0
-            except (StoreUnavailable, TimeoutError) as error:
-                if not failures:
-                    log.warning("store-unreachable: nothing is watched: %s", str(error) or "no answer in time")
+                    log.info(
+                        "the store can be reached again"
+                        if trouble == StoreUnavailable.code
+                        else "the log goes on again"
+                    )
+                failures, trouble = 0, ""
+            except (StoreUnavailable, LogDiverged, TimeoutError) as error:
+                code = StoreUnavailable.code if isinstance(error, TimeoutError) else error.code
+                if code != trouble:
+                    log.warning("%s: nothing is watched: %s", code, str(error) or "no answer in time")
+                trouble = code
                 wait = _BACKOFF[min(failures, len(_BACKOFF) - 1)]
                 failures += 1
                 self._settled_at = None
@@ -95,7 +111,7 @@ class Watchdog:
             await asyncio.sleep(wait)
 
     async def look(self) -> int:
-        """One round over all partitions; gives how many runs were flagged. Raises `StoreUnavailable`."""
+        """One round over all partitions; gives how many runs were flagged. Raises `StoreUnavailable`, `LogDiverged`."""
         now = await self._store.now()
         looking = Round(self._store, now, self._motion)
         settled = self._is_settled()
@@ -103,7 +119,8 @@ class Watchdog:
         flagged = 0
         for partition in range(self._store.partitions):
             # Also asked while nothing is judged: it keeps the pulse by which the store knows that it was not away.
-            count = self._options.runs_per_round + len(self._unreadable)
+            count = self._options.runs_per_round + len(self._unreadable) + len(self._missing)
+            await self._store.check_identity(partition)
             overdue = await self._store.overdue(partition, count=count)
             if settled:
                 suspects = [] if agents is None else await self._suspects.find(looking, partition, agents)
@@ -160,16 +177,18 @@ class Watchdog:
         try:
             states = await self._store.load_states(ids)
             missing = [workflow_id for workflow_id, state in zip(ids, states, strict=True) if state is None]
-        except StoreUnavailable:
+        except (StoreUnavailable, LogDiverged):
             raise
         except TailraceError as error:
             if len(ids) > 1:
                 return [state for workflow_id in ids for state in await self._load([workflow_id])]
-            states, missing = [], list(ids)
-            log.error("run %s can't be read: %s", ids[0], error)  # noqa: TRY400 - the reason is enough
-        for workflow_id in missing:
-            self._unreadable.add(workflow_id)
-            log.error("run %s is expected to move, and there is nothing to read of it", workflow_id)
+            self._unreadable.update(ids)
+            _say_diverged(ids[0], str(error))
+            return []
+        for workflow_id in set(missing) - self._missing:
+            _say_diverged(workflow_id, "there is nothing of it")
+        # (Looked for again each time: a command of a person may bring a run back from the archive.)
+        self._missing = (self._missing - set(ids)) | set(missing)
         return [state for state in states if state is not None]
 
     async def _act(self, state: WorkflowState, verdict: Verdict, now: int, *, late: bool) -> bool:
@@ -224,6 +243,15 @@ class Watchdog:
         """Only what is overdue is moved: the expectation of a suspect stays what it is."""
         if late:
             await self._store.postpone(state.workflow_id, version=state.version, expect_at=expect_at)
+
+
+def _say_diverged(workflow_id: str, problem: str) -> None:
+    log.error(
+        "log-diverged: run %s is expected to move, and can't be read: %s; try: tailrace why %s",
+        workflow_id,
+        problem,
+        workflow_id,
+    )
 
 
 def _wait_us(state: WorkflowState, verdict: Verdict, now: int) -> int:
