@@ -20,6 +20,7 @@ class Cause(msgspec.Struct, frozen=True):
 
 CAUSES: Final[dict[str, Cause]] = {
     "store-unreachable": Cause("store", stall=False),
+    "log-diverged": Cause("store", stall=False),
     "store-full": Cause("store", stall=False),
     "orchestrator-behind": Cause("transition", stall=True),
     "report-rejected": Cause("transition", stall=True),

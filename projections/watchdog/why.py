@@ -9,12 +9,13 @@ from typing import Final, Protocol
 import msgspec
 
 from tailrace.core.engine.command_handler import ArchiveLookup
-from tailrace.core.errors import NotFound, ReadModelUnavailable, StoreUnavailable
+from tailrace.core.errors import LogDiverged, ReadModelUnavailable, StoreCorrupt, StoreUnavailable, Undecodable
 from tailrace.core.partitioning import partition_of
 from tailrace.core.store.port import WorkflowStore
 from tailrace.core.workflow.state import WorkflowState
 from tailrace.projections.watchdog.collect import PROBE_SECONDS, Round
 from tailrace.projections.watchdog.diagnosis import CAUSES, Diagnosis, Secondary
+from tailrace.projections.watchdog.divergence import explain_diverged, explain_missing, explain_unreadable
 from tailrace.projections.watchdog.motion import Motion
 from tailrace.projections.watchdog.rules import judge
 
@@ -52,33 +53,46 @@ async def diagnose(
 ) -> Diagnosis:
     """Why the run does or does not move; raises `NotFound`.
 
-    A store that does not answer is a diagnosis too. With `checkpoints` it says when the read model is behind, with `archived`
-    it finds runs that have left the store.
+    A store that does not answer, or is not the one that was joined, is a diagnosis too. With `checkpoints` it says when the
+    read model is behind, with `archived` it finds runs that have left the store.
     """
-    motion = Motion()
     try:
-        state = await _load(store, workflow_id, archived)
-        verdict = judge(await Round(store, await store.now(), motion, thorough=True).facts(state))
-        if verdict.watching:
-            await asyncio.sleep(second_look_seconds)
-            state = await _load(store, workflow_id, archived)
-            verdict = judge(await Round(store, await store.now(), motion, thorough=True).facts(state))
+        try:
+            diagnosis = await _judged(store, workflow_id, second_look_seconds)
+            if diagnosis is None:
+                diagnosis = await explain_missing(store, workflow_id, archived)
+        except LogDiverged as error:
+            diagnosis = await explain_diverged(store, workflow_id, error, archived)
+        except (StoreCorrupt, Undecodable) as error:
+            diagnosis = await explain_unreadable(store, workflow_id, error, archived)
     except (StoreUnavailable, TimeoutError) as error:
         return _unreachable(workflow_id, str(error) or "it did not answer in time")
-    if checkpoints is None:
-        return verdict.diagnosis
-    return await _with_read_model(store, verdict.diagnosis, checkpoints)
+    if checkpoints is None or diagnosis.cause == LogDiverged.code:
+        return diagnosis
+    return await _with_read_model(store, diagnosis, checkpoints)
 
 
-async def _load(store: WorkflowStore, workflow_id: str, archived: ArchiveLookup | None) -> WorkflowState:
-    async with asyncio.timeout(PROBE_SECONDS):
-        (state,) = await store.load_states([workflow_id])
-    if state is None and archived is not None:
-        snapshot = await archived(workflow_id)
-        state = None if snapshot is None else snapshot.state
-    if state is None:
-        raise NotFound("workflow", workflow_id)
-    return state
+async def _judged(store: WorkflowStore, workflow_id: str, second_look_seconds: float) -> Diagnosis | None:
+    """What the rules say of the run as the store has it; None when it has none."""
+    motion = Motion()
+    partition = partition_of(workflow_id, store.partitions)
+    for last in (False, True):
+        async with asyncio.timeout(PROBE_SECONDS):
+            await store.check_identity(partition)
+            state = await _load(store, workflow_id)
+        if state is None:
+            return None
+        verdict = judge(await Round(store, await store.now(), motion, thorough=True).facts(state))
+        if last or not verdict.watching:
+            break
+        await asyncio.sleep(second_look_seconds)
+    return verdict.diagnosis
+
+
+async def _load(store: WorkflowStore, workflow_id: str) -> WorkflowState | None:
+    """Read as a command reads it: with the request and the outputs, which may be what is broken."""
+    snapshot = await store.load(workflow_id)
+    return None if snapshot is None else snapshot.state
 
 
 def _unreachable(workflow_id: str, problem: str) -> Diagnosis:
@@ -102,7 +116,7 @@ async def _with_read_model(store: WorkflowStore, diagnosis: Diagnosis, checkpoin
         async with asyncio.timeout(PROBE_SECONDS):
             rows = await checkpoints()
             head = await store.head(partition)
-    except (ReadModelUnavailable, StoreUnavailable, TimeoutError):
+    except (ReadModelUnavailable, StoreUnavailable, LogDiverged, TimeoutError):
         return msgspec.structs.replace(diagnosis, unreachable=(*diagnosis.unreachable, "read model"))
     behind = [row for row in rows if row.partition == partition and (row.problem or head.seq - row.seq > LAG)]
     if not behind:
