@@ -71,7 +71,7 @@ TABLE: Final[Mapping[type[TailraceError], Row]] = {
     StoreUnavailable: Row(503, "The store can't be reached", 2),
     StoreFull: Row(503, "The store is full", 30),
     StoreCorrupt: Row(500, "The store holds what it never should"),
-    LogDiverged: Row(500, "The log does not continue where it was read last"),
+    LogDiverged: Row(503, "The log does not continue where it was read last", 30),
     Undecodable: Row(500, "Stored data can't be read"),
     ReadModelUnavailable: Row(503, "The read model can't be reached", 2),
     IdentityMismatch: Row(500, "Parts of this installation do not fit together"),

@@ -100,7 +100,7 @@ async def _store(services: Services) -> Check:
         async with services.store_deadline():
             await services.store.now()
             for partition in range(services.store.partitions):
-                await services.store.head(partition)
+                await services.store.check_identity(partition)
     except TailraceError as error:
         return Check(status="unavailable", detail=f"{error.code}: {error}")
     return Check(status="ok")

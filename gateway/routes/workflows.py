@@ -15,8 +15,9 @@ from aiohttp import web
 from tailrace.core import codec
 from tailrace.core.artifacts import REFERENCE
 from tailrace.core.commands import CreateWorkflow
-from tailrace.core.errors import FieldError, InvalidInput, NotFound
+from tailrace.core.errors import FieldError, InvalidInput, LogDiverged, NotFound
 from tailrace.core.ids import idempotent_workflow_id, new_workflow_id
+from tailrace.core.partitioning import partition_of
 from tailrace.core.workflow.definition import Pipeline
 from tailrace.core.workflow.history import Snapshot
 from tailrace.gateway.documents import (
@@ -151,15 +152,20 @@ async def artifacts(request: web.Request) -> web.Response:
 
 
 async def load(services: Services, workflow_id: str) -> Snapshot | None:
-    """The run out of the store, in bounded time."""
+    """The run out of the store, in bounded time; None also when it is another store, and only the archive may have the run."""
     async with services.store_deadline():
-        return await services.store.load(workflow_id)
+        try:
+            return await services.store.load(workflow_id)
+        except LogDiverged:
+            return None
 
 
 async def archived(services: Services, workflow_id: str) -> WorkflowRow:
-    """The run out of the read model; raises `NotFound`."""
+    """The run out of the read model; raises `NotFound`, or `LogDiverged` when the store can't say that it is not there."""
     found = await services.queries.get_workflow(workflow_id)
     if found is None:
+        async with services.store_deadline():
+            await services.store.check_identity(partition_of(workflow_id, services.store.partitions))
         raise NotFound("workflow", workflow_id)
     return found
 

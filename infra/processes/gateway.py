@@ -44,7 +44,10 @@ def run_gateway(settings: Settings, gateway: GatewaySettings) -> None:
     postgres_url = settings.require_postgres()
 
     async def main(stop: asyncio.Event) -> None:
-        async with open_store(settings, max_connections=64) as store, Queries(postgres_url) as queries:
+        async with (
+            open_store(settings, max_connections=64) as store,
+            Queries(postgres_url, instance_id=store.instance_id) as queries,
+        ):
             await put_builtin_definitions(store)
 
             async def why(workflow_id: str) -> msgspec.Struct:
