@@ -171,6 +171,11 @@ class Queries:
         wanted = None if agent is None else text(agent)
         return rows(await self._pool.fetch(_SQL["agent_stats"], wanted, RECENT_TASKS), AgentStats)
 
+    async def store_id(self) -> str | None:
+        """The identity of the store that the read model was built from; None when no projector has run yet."""
+        found = await self._pool.fetch(_SQL["store_id"])
+        return found[0]["instance_id"] if found else None
+
     async def checkpoints(self) -> list[CheckpointRow]:
         """How far each projection has come in each partition; the lag is the log's head less `seq`."""
         return rows(await self._pool.fetch(_SQL["checkpoints"]), CheckpointRow)

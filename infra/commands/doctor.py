@@ -11,7 +11,7 @@ from typing import Any
 import click
 import msgspec
 
-from tailrace.core.errors import ConfigurationError, IdentityMismatch, StoreUnavailable, TailraceError
+from tailrace.core.errors import ConfigurationError, IdentityMismatch, LogDiverged, StoreUnavailable, TailraceError
 from tailrace.core.redis_backend.connection import RedisSettings
 from tailrace.core.redis_backend.store import RedisStore
 from tailrace.infra.client import Gateway
@@ -34,7 +34,7 @@ def doctor_command(data_dir: Path | None, as_json: bool) -> int:
     Example:
       tailrace doctor
     """
-    checks = run_loop(_collect(load_settings(data_dir=data_dir)))
+    checks = run_loop(collect_checks(load_settings(data_dir=data_dir)))
     failed = [check for check in checks if check.status == "failed"]
     if as_json:
         print_json({"status": "failed" if failed else "ok", "checks": [msgspec.to_builtins(check) for check in checks]})
@@ -48,13 +48,15 @@ def doctor_command(data_dir: Path | None, as_json: bool) -> int:
     return 1 if failed else 0
 
 
-async def _collect(settings: Settings) -> list[Check]:
+async def collect_checks(settings: Settings) -> list[Check]:
+    """All checks, in the order in which they are shown."""
     return [check async for check in _checks(settings)]
 
 
 async def _checks(settings: Settings) -> AsyncIterator[Check]:
     for check in _processes(settings):
         yield check
+    store_id: str | None = None
     if settings.redis_url is None:
         yield Check(
             name="redis",
@@ -63,9 +65,11 @@ async def _checks(settings: Settings) -> AsyncIterator[Check]:
             suggestion="tailrace up, or set TAILRACE_REDIS_URL",
         )
     else:
-        for check in await _store(settings, settings.redis_url):
+        store_id, checks = await _store(settings, settings.redis_url)
+        for check in checks:
             yield check
-    yield await _postgres(settings)
+    for check in await _postgres(settings, store_id):
+        yield check
     yield await asyncio.to_thread(_gateway, settings)
 
 
@@ -94,43 +98,63 @@ def _log(folder: Path, name: str) -> Path:
     return folder / name / "server.log" if name in {"redis", "postgres"} else folder / "logs" / f"{name}.log"
 
 
-async def _store(settings: Settings, url: str) -> list[Check]:
+async def _store(settings: Settings, url: str) -> tuple[str | None, list[Check]]:
+    """The identity of the namespace ("" when Redis has none, None when it does not answer), and what is found in it."""
     try:
         async with asyncio.timeout(_STORE_SECONDS):
             store = await RedisStore.open(RedisSettings(url=url), namespace=settings.namespace, create=False)
             try:
-                return list(await check_store(store))
+                return store.instance_id, list(await check_store(store))
             finally:
                 await store.aclose()
     except (TimeoutError, StoreUnavailable) as error:
         detail = str(error) or f"no answer within {_STORE_SECONDS:.0f} s"
-        return [
-            Check(name="redis", status="failed", detail=detail, suggestion="start Redis, or correct TAILRACE_REDIS_URL")
-        ]
+        suggestion = "start Redis, or correct TAILRACE_REDIS_URL"
+        return None, [Check(name="redis", status="failed", detail=detail, suggestion=suggestion)]
+    except LogDiverged as error:
+        return None, [_diverged(str(error))]
     except (ConfigurationError, IdentityMismatch) as error:
-        return [Check(name="namespace", status="failed", detail=str(error), suggestion="correct TAILRACE_NAMESPACE")]
+        found = Check(name="namespace", status="failed", detail=str(error), suggestion="correct TAILRACE_NAMESPACE")
+        return "" if isinstance(error, ConfigurationError) else None, [found]
 
 
-async def _postgres(settings: Settings) -> Check:
+def _diverged(detail: str) -> Check:
+    return Check(
+        name="log",
+        status="failed",
+        detail=f"{LogDiverged.code}: {detail}",
+        suggestion="put the data of this Redis back, or correct TAILRACE_REDIS_URL; processes go on by themselves",
+    )
+
+
+async def _postgres(settings: Settings, store_id: str | None) -> list[Check]:
     """Postgres is not on the execution path: without it runs go on, so its absence is a warning."""
     from tailrace.projections.queries import Queries  # noqa: PLC0415  # asyncpg is slow to import
 
     if settings.postgres_url is None:
-        return Check(
-            name="postgres", status="warning", detail="none is configured", suggestion="set TAILRACE_POSTGRES_URL"
-        )
+        suggestion = "set TAILRACE_POSTGRES_URL"
+        return [Check(name="postgres", status="warning", detail="none is configured", suggestion=suggestion)]
     try:
         async with Queries(settings.postgres_url) as queries:
-            rows = await queries.checkpoints()
+            rows, known = await queries.checkpoints(), await queries.store_id()
     except TailraceError as error:
-        return Check(
-            name="postgres", status="warning", detail=str(error), suggestion="start Postgres: lists and history need it"
-        )
+        suggestion = "start Postgres: lists and history need it"
+        return [Check(name="postgres", status="warning", detail=str(error), suggestion=suggestion)]
     if not rows:
-        return Check(
-            name="postgres", status="warning", detail="no projector has run yet", suggestion="tailrace projector"
-        )
-    return Check(name="postgres", status="ok", detail=f"{len(rows)} checkpoints", suggestion="")
+        suggestion = "tailrace projector"
+        return [Check(name="postgres", status="warning", detail="no projector has run yet", suggestion=suggestion)]
+    checks = [Check(name="postgres", status="ok", detail=f"{len(rows)} checkpoints", suggestion="")]
+    if store_id is not None and known != store_id:
+        what = f"is of store {store_id}" if store_id else f"has no namespace {settings.namespace!r}: it was emptied"
+        checks.append(_diverged(f"the read model was built from store {known}, and this Redis {what}"))
+    problems = {row.partition: row.problem for row in rows if row.problem}
+    checks += [_stands(partition, problem) for partition, problem in problems.items()]
+    return checks
+
+
+def _stands(partition: int, problem: str) -> Check:
+    detail = f"partition {partition} is not read: {problem}"
+    return Check(name="projector", status="failed", detail=detail, suggestion="look into the projector's log")
 
 
 def _gateway(settings: Settings) -> Check:

@@ -77,6 +77,9 @@ CROSS JOIN LATERAL (
 GROUP BY a.agent
 ORDER BY a.agent
 
+-- name: store_id
+SELECT instance_id FROM tailrace.identity
+
 -- name: checkpoints
 SELECT c.*, nullif(p.owner, '') AS owner, p.epoch, p.problem
 FROM tailrace.checkpoints AS c JOIN tailrace.partitions AS p USING (partition)
