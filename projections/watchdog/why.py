@@ -62,9 +62,9 @@ async def diagnose(
             if diagnosis is None:
                 diagnosis = await explain_missing(store, workflow_id, archived)
         except LogDiverged as error:
-            diagnosis = await explain_diverged(store, workflow_id, error, archived)
+            return await explain_diverged(store, workflow_id, error, archived)
         except (StoreCorrupt, Undecodable) as error:
-            diagnosis = await explain_unreadable(store, workflow_id, error, archived)
+            return await explain_unreadable(store, workflow_id, error, archived)
     except (StoreUnavailable, TimeoutError) as error:
         return _unreachable(workflow_id, str(error) or "it did not answer in time")
     if checkpoints is None or diagnosis.cause == LogDiverged.code:

@@ -113,6 +113,7 @@ async def test_redis_is_emptied_under_all_processes(
         assert "it was emptied" in found.summary
         over = await why(world, queries, ended)
         assert (over.cause, over.status, [one.cause for one in over.secondary]) == (None, "completed", ["log-diverged"])
+        assert not over.unreachable
         assert (await why(world, queries, "nobody")).cause == "log-diverged"
         with pytest.raises(LogDiverged):
             await world.start(PATIENT)
