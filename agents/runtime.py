@@ -117,7 +117,7 @@ class Worker:
         while True:
             try:
                 await self._queue.join()
-                await self._accept(await self._queue.reconcile(()))
+                await self._accept(await self._queue.reconcile(self._entries()))
                 return
             except TailraceError as error:
                 failures = await _backoff("joining", error, failures)
@@ -185,6 +185,8 @@ class Worker:
             task = asyncio.create_task(self._handle(running), name=task_id)
             self._held[task_id] = (running, task)
             task.add_done_callback(lambda done, running=running: self._done(running, done))  # type: ignore[misc]
+        if surplus:
+            await self._queue.release(surplus)
 
     def _done(self, running: RunningTask, done: asyncio.Task[None]) -> None:
         known = self._held.get(running.task_id)

@@ -7,6 +7,7 @@ import logging
 from collections import Counter
 from pathlib import Path
 
+from tailrace.agents.sdk import TaskContext
 from tailrace.core.redis_backend.keys import RELEASED
 from tailrace.core.testing.builders import line, pipeline, stage
 from tests.support.bench import Bench
@@ -77,6 +78,22 @@ async def test_h16_a_worker_that_starts_again_takes_what_it_never_received(bench
     assert len(await bench.queue("w1").take(1, block_seconds=1)) == 1
     async with bench.orchestrating(), bench.working("w1"):
         await bench.wait_status("completed", run, timeout=2.0)
+
+
+async def test_h16_what_is_over_the_slots_goes_back(bench: Bench) -> None:
+    """It died with three tasks and comes back with one slot: two are free for others at once, and not counted."""
+    definition = (await bench.prepare(line("only"))).pipeline
+    runs = [await bench.submit(definition) for _ in range(3)]
+    assert len(await bench.queue("w1").take(3, block_seconds=0)) == 3
+    never = asyncio.Event()
+
+    async def hold(context: TaskContext) -> None:
+        await never.wait()
+
+    async with bench.working("w1", hold, concurrency=1):
+        held = [(entry.worker, entry.deliveries) for entry in await bench.open_entries(*runs)]
+        assert sorted(held) == sorted([("w1", 2), (RELEASED, 1), (RELEASED, 1)])
+        assert [delivery.delivery for delivery in await bench.queue("w2").claim(3)] == [2, 2]
 
 
 async def test_h16_a_killed_worker_is_survived_by_its_task(bench: Bench, tmp_path: Path) -> None:
