@@ -1,10 +1,15 @@
-"""H17: a handler that blocks the event loop for longer than a lease keeps its task."""
+"""H17: renewals have a thread: a blocked event loop keeps its leases, and without the thread nobody goes on working."""
 
 from __future__ import annotations
 
+import asyncio
 import time
+from contextlib import suppress
+
+import pytest
 
 from tailrace.agents.sdk import TaskContext
+from tailrace.core.redis_backend.keys import RELEASED
 from tailrace.core.testing.builders import pipeline, stage
 from tests.support.bench import Bench
 from tests.support.engine_process import program
@@ -30,3 +35,33 @@ async def test_h17_a_blocked_loop_keeps_its_lease(bench: Bench) -> None:
             await bench.wait_status("completed", run)
     task = (await bench.store.load(run)).stage_outputs()  # type: ignore[union-attr]  # it is there
     assert task == {"only": f"{run}:only:1"}
+
+
+async def test_h17_a_worker_whose_thread_died_ends(bench: Bench) -> None:
+    """Nothing would be renewed: it says what happened and hands its task back, which others have before a lease is over."""
+    definition = (await bench.prepare(pipeline(stage("only")))).pipeline
+    begun = asyncio.Event()
+
+    async def open_circuit(context: TaskContext) -> None:
+        # No text that can be stored: the next beat, which tells of open circuits, can't be written.
+        circuit = context.circuit("\ud800")
+        for _ in range(5):
+            with suppress(OSError):
+                async with circuit:
+                    raise OSError
+        begun.set()
+        await asyncio.Event().wait()
+
+    async def work() -> None:
+        async with bench.working("w1", open_circuit, renew_seconds=0.1) as working:
+            await begun.wait()
+            await asyncio.wait([working], timeout=10)
+            assert working.done(), "it works on, and renews nothing"
+
+    run = await bench.submit(definition)
+    with pytest.raises(ExceptionGroup) as caught:
+        await work()
+    assert caught.group_contains(UnicodeEncodeError)
+    assert [(entry.worker, entry.deliveries) for entry in await bench.open_entries(run)] == [(RELEASED, 0)]
+    async with bench.orchestrating(), bench.working("w2"):
+        await bench.wait_status("completed", run, timeout=2.5)
