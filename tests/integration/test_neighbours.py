@@ -14,7 +14,8 @@ from tailrace.core.engine.command_handler import CommandHandler
 from tailrace.core.engine.orchestrator import Orchestrator
 from tailrace.core.redis_backend.store import RedisStore
 from tailrace.core.redis_backend.tasks import RedisLeases, RedisTasks
-from tailrace.core.testing.builders import completed, create_workflow, line, workflow_id_in
+from tailrace.core.testing.builders import completed, create_workflow, line, pipeline, stage, workflow_id_in
+from tailrace.core.workflow.definition import RetryPolicy
 from tests.support.waiting import beside, eventually, pass_server_time
 
 
@@ -36,11 +37,11 @@ async def _forever(worker: Worker) -> None:
 async def test_run_that_cannot_be_read_stops_nobody_else(redis_store: RedisStore) -> None:
     """Its reports are parked with the reason; the runs beside it complete."""
     store, handler = redis_store, CommandHandler(redis_store)
-    pipeline = await store.put_definition(line("only").definition)
+    definition = await store.put_definition(line("only").definition)
     queue = RedisTasks(store, "agent", "w1")
     broken, healthy = (workflow_id_in(0, store.partitions, number=number) for number in (1, 2))
     for workflow_id in (broken, healthy):
-        await handler.create(create_workflow(pipeline, workflow_id), actor="test")
+        await handler.create(create_workflow(definition, workflow_id), actor="test")
     deliveries = await queue.take(2, block_seconds=1)
     await store.client.command("HSET", store.keys.partition(0).workflow(broken), "s", "garbage")
     await queue.report([(delivery, completed(delivery.message.task_id), "") for delivery in deliveries])
@@ -53,12 +54,12 @@ async def test_run_that_cannot_be_read_stops_nobody_else(redis_store: RedisStore
 async def test_large_request_reaches_the_handler(redis_store: RedisStore, tmp_path: Path) -> None:
     """An input that was stored as JSON, as the gateway does it, is what the handler is given."""
     store, handler = redis_store, CommandHandler(redis_store)
-    pipeline = await store.put_definition(line("only").definition)
+    definition = await store.put_definition(line("only").definition)
     wanted = {"simulate": {"only": [{"do": "succeed", "output": {"text": "x" * 20_000}}]}}
     ref = FileArtifacts(tmp_path / "artifacts").put(
         msgspec.json.encode(wanted), name="input.json", media_type="application/json"
     )
-    command = create_workflow(pipeline, "large-1", input={"$artifact": msgspec.to_builtins(ref)})
+    command = create_workflow(definition, "large-1", input={"$artifact": msgspec.to_builtins(ref)})
     await handler.create(command, actor="test")
     async with beside(Orchestrator(store, "o1").run(), _forever(_worker(store, tmp_path))):
         await eventually(lambda: _ended(store, "large-1"))
@@ -71,11 +72,11 @@ async def test_large_request_reaches_the_handler(redis_store: RedisStore, tmp_pa
 async def test_worker_goes_on_after_a_refusal(redis_store: RedisStore, tmp_path: Path) -> None:
     """A report that the store refuses for a while is sent until it is taken."""
     store, handler = redis_store, CommandHandler(redis_store)
-    pipeline = await store.put_definition(line("only").definition)
+    definition = await store.put_definition(line("only").definition)
     workflow_id = workflow_id_in(0, store.partitions)
     reports = store.keys.partition(0).reports
     slow = {"simulate": {"only": [{"do": "slow", "seconds": 0.5}]}}
-    await handler.create(create_workflow(pipeline, workflow_id, input=slow), actor="test")
+    await handler.create(create_workflow(definition, workflow_id, input=slow), actor="test")
 
     async def delivered() -> bool:
         return any(entry.state == "delivered" for entry in await store.open_entries(workflow_id))
@@ -87,3 +88,27 @@ async def test_worker_goes_on_after_a_refusal(redis_store: RedisStore, tmp_path:
         await store.client.command("DEL", reports)
         async with beside(Orchestrator(store, "o1").run()):
             await eventually(lambda: _ended(store, workflow_id))
+
+
+async def test_timer_of_a_missing_run_is_removed(redis_store: RedisStore) -> None:
+    """Nobody can fire it; those of its neighbours fire, before it and behind it."""
+    store, handler = redis_store, CommandHandler(redis_store)
+    only = stage("only", start_timeout_seconds=0.1, retry=RetryPolicy(max_attempts=1))
+    definition = await store.put_definition(pipeline(only).definition)
+    part = store.keys.partition(0)
+    first, missing, last = (workflow_id_in(0, store.partitions, number=number) for number in (1, 2, 3))
+    for workflow_id in (first, missing, last):
+        await handler.create(create_workflow(definition, workflow_id), actor="test")
+    await store.client.command("DEL", part.workflow(missing))
+
+    async def failed() -> bool:
+        states = await store.load_states([first, last])
+        return all(state is not None and state.status == "failed" for state in states)
+
+    async def no_timers() -> bool:
+        return bool(await store.client.command("ZCARD", part.timers) == 0)
+
+    async with beside(Orchestrator(store, "o1").run()):
+        await eventually(failed)
+        await eventually(no_timers, timeout=5)
+    assert await store.load_states([missing]) == [None]
