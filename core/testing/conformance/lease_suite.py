@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tailrace.core.clock import to_us
 from tailrace.core.commands import CancelWorkflow
 from tailrace.core.store.port import Delivery, ReportEntry, TaskQueue
-from tailrace.core.testing.builders import completed, workflow_id_in
+from tailrace.core.testing.builders import completed, pipeline, stage, workflow_id_in
 from tailrace.core.testing.conformance.harness import Harness, pass_time
 from tailrace.core.testing.conformance.queue_suite import RUN, prepared, taken, worker
+from tailrace.core.testing.runner import Runner
 
 
 async def waiting(backend: Harness) -> list[ReportEntry]:
@@ -131,6 +134,29 @@ class LeaseSuite:
         await backend.drop_task_entry(delivery.message.task_id)
         assert await (await worker(backend)).reconcile([]) == []
         await self._is_sent_again(backend, queue, delivery)
+
+    @pytest.mark.parametrize("gone", ["left", "right"])
+    async def test_the_owner_of_a_gone_entry_is_found(self, backend: Harness, gone: str) -> None:
+        """Two streams may use one entry id: tasks of one append often do. Only the task whose entry it was is sent again."""
+        names = ("left", "right")
+        runner = Runner(backend.store, pipeline(*(stage(name, agent=name) for name in names)))
+        await runner.prepare()
+        await runner.create(RUN)
+        queues = {name: backend.queue(name, "w1") for name in names}
+        deliveries = {name: (await queue.take(1, block_seconds=0))[0] for name, queue in queues.items()}
+        await backend.drop_task_entry(deliveries[gone].message.task_id)
+        await pass_time(backend, backend.limits.lease_seconds)
+        assert await queues[gone].claim(1) == []
+        (entry,) = await waiting(backend)
+        report = entry.report
+        assert report is not None
+        assert (entry.workflow_id, report.kind, report.task_id) == (RUN, "lost", f"{RUN}:{gone}:1")
+        assert [result.outcome for result in await runner.apply_reports(RUN)] == ["ok"]
+        (again,) = await queues[gone].take(5, block_seconds=0)
+        assert again.message.task_id == f"{RUN}:{gone}:1"
+        (other,) = {*names} - {gone}
+        assert [renewal.outcome for renewal in await queues[other].renew([deliveries[other]])] == ["ok"]
+        assert await queues[other].take(5, block_seconds=0) == []
 
     async def _is_sent_again(self, backend: Harness, queue: TaskQueue, delivery: Delivery) -> None:
         (entry,) = await waiting(backend)
