@@ -8,7 +8,8 @@ from collections.abc import Callable
 import pytest
 from msgspec.structs import replace
 
-from tailrace.core.commands import CancelWorkflow, RedispatchTask, Report
+from tailrace.core.commands import CancelWorkflow, RedispatchTask, Report, RetryWorkflow
+from tailrace.core.errors import CommandRefused
 from tailrace.core.store.port import Delivery, TaskQueue
 from tailrace.core.testing.builders import (
     cancelled,
@@ -21,7 +22,7 @@ from tailrace.core.testing.builders import (
     started,
     workflow_id_in,
 )
-from tailrace.core.testing.conformance.harness import Harness, pass_time
+from tailrace.core.testing.conformance.harness import Harness, everything, pass_time
 from tailrace.core.testing.runner import Runner
 
 RUN = "run-1"
@@ -229,6 +230,32 @@ class QueueSuite:
         assert await queue.report([(delivery, cancelled(delivery.message.task_id), "")]) == [True]
         assert sum(found.pending + found.backlog for found in await backend.store.queues(["agent"])) == 0
         assert [renewal.outcome for renewal in await queue.renew([delivery])] == ["lost"]
+
+    async def test_cancelling_again_changes_nothing(self, backend: Harness) -> None:
+        """A second cancel is refused, one that was decided earlier comes too late; the worker is told until it has ended."""
+        queue = await worker(backend)
+        delivery = await taken(backend, queue)
+        runner = await prepared(backend)
+        late = await runner.decide(RUN, CancelWorkflow(reason="late"))
+        assert (await runner.carry_out(RUN, CancelWorkflow())).outcome == "ok"
+        before = await everything(backend, RUN, "agent")
+        for _ in range(2):
+            with pytest.raises(CommandRefused):
+                await runner.carry_out(RUN, CancelWorkflow())
+            assert (await runner.append(late)).outcome == "conflict"
+            assert [renewal.outcome for renewal in await queue.renew([delivery])] == ["cancel"]
+        assert await everything(backend, RUN, "agent") == before
+        # A new round: its task is cancelled as well while the first one is still in somebody's hands.
+        assert (await runner.carry_out(RUN, RetryWorkflow())).outcome == "ok"
+        (second,) = await queue.take(5, block_seconds=0)
+        assert [renewal.outcome for renewal in await queue.renew([delivery, second])] == ["cancel", "ok"]
+        assert (await runner.carry_out(RUN, CancelWorkflow())).outcome == "ok"
+        assert [renewal.outcome for renewal in await queue.renew([delivery, second])] == ["cancel", "cancel"]
+        for held in (delivery, second):
+            assert await queue.report([(held, cancelled(held.message.task_id), "")]) == [True]
+        assert {result.outcome for result in await runner.apply_reports(RUN)} == {"ok"}
+        assert sum(found.pending + found.backlog for found in await backend.store.queues(["agent"])) == 0
+        assert (await runner.state(RUN)).status == "cancelled"
 
     async def test_a_task_that_is_sent_again_replaces_its_entry(self, backend: Harness) -> None:
         """Same task, one entry: whoever held the old one has lost it."""
