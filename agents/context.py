@@ -49,6 +49,7 @@ class RunningTask:
             _log, {"task_id": message.task_id, "workflow_id": message.workflow_id}
         )
         self.cancelled = False
+        self.lost = False
         self.finishing = False
         self.traceparent = delivery.traceparent
         self._worker = worker
@@ -59,6 +60,11 @@ class RunningTask:
         self._workspace: Workspace | None = None
         self._breakers = breakers
         self._progressed_at = 0.0
+
+    @property
+    def told(self) -> bool:
+        """Whether the handler was told to end. It is told once: what it does then is not interrupted again."""
+        return self.cancelled or self.lost
 
     @property
     def workspace(self) -> Workspace:

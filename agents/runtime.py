@@ -170,8 +170,8 @@ class Worker:
                 # A read and a claim may both have counted the same free slot: what is over goes back at once.
                 surplus.append(delivery)
                 continue
-            if known is not None:
-                known[0].cancelled = True
+            if known is not None and not known[0].told:
+                known[0].lost = True
                 known[1].cancel()
             running = RunningTask(
                 delivery,
@@ -256,7 +256,7 @@ class Worker:
             if known is None:
                 continue
             running, task = known
-            if renewal.delivery != running.delivery.delivery or running.finishing or running.cancelled:
+            if renewal.delivery != running.delivery.delivery or running.finishing or running.told:
                 # About an earlier delivery; or its end is under way already, and is not to be interrupted again.
                 continue
             if renewal.outcome == "cancel":
@@ -265,6 +265,7 @@ class Worker:
             elif renewal.outcome == "lost":
                 # (While its final report is under way the entry may be gone already: then it is not lost but done.)
                 log.warning("task %s was taken away; its handler is cancelled", renewal.task_id)
+                running.lost = True
                 task.cancel()
 
     async def _drain(self) -> None:
