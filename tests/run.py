@@ -28,7 +28,7 @@ STORE: Final = ("integration/redis_facts", "conformance")
 GROUPS: Final = (
     ("acceptance",),
     STORE,
-    ("integration/projections", "integration/test_embedded.py"),
+    ("integration/projections", "integration/embedded"),
 )
 NO_TESTS: Final = 5
 _COUNTS = re.compile(r"(\d+) (passed|failed|errors?|skipped|xfailed|xpassed)")

@@ -1,6 +1,6 @@
 """Starts both embedded servers as a program of its own, for tests that kill it, jail it or run it as someone else.
 
-    python embedded_holder.py DATA_DIR [--forbid-namespaces] [--in-thread] [--wheel-postgres]
+    python holder.py DATA_DIR [--forbid-namespaces] [--in-thread] [--wheel-postgres]
 
 Prints one line of JSON when both are ready, and stops them when its stdin ends.
 """

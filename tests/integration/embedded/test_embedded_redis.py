@@ -1,0 +1,65 @@
+"""The embedded Redis as a durable log: its settings, kill -9 under load, and its last words."""
+
+import asyncio
+import signal
+from pathlib import Path
+
+import pytest
+from redis.exceptions import RedisError
+
+from tailrace.infra.embedded import EmbeddedRedis, ServerStartError
+from tests.integration.embedded.support import redis_client, until
+
+
+async def test_redis_is_a_durable_log(tmp_path: Path) -> None:
+    """The settings durability and bounded memory rest on are in force."""
+    wanted = {
+        "appendonly": "yes",
+        "appendfsync": "always",
+        "no-appendfsync-on-rewrite": "no",
+        "auto-aof-rewrite-min-size": str(256 * 1024 * 1024),
+        "maxmemory-policy": "noeviction",
+        "maxmemory": str(64 * 1024 * 1024),
+        "save": "",
+        "port": "0",
+    }
+    async with EmbeddedRedis(tmp_path, maxmemory_bytes=64 * 1024 * 1024) as server, redis_client(server.url) as client:
+        found = await client.config_get(*wanted)
+    assert {name: found[name] for name in wanted} == wanted
+
+
+async def test_redis_killed_keeps_what_it_acknowledged(tmp_path: Path) -> None:
+    """kill -9 under load loses no acknowledged entry, at most one more is there, and the address is the same."""
+    async with EmbeddedRedis(tmp_path) as server:
+        acknowledged = 0
+
+        async def write() -> None:
+            nonlocal acknowledged
+            async with redis_client(server.url) as client:
+                while True:
+                    await client.xadd("log", {"n": acknowledged})
+                    acknowledged += 1
+
+        writer = asyncio.create_task(write())
+        await until(lambda: acknowledged > 200)
+        assert await server.kill() == -signal.SIGKILL
+        with pytest.raises(RedisError):
+            await writer
+        await server.start()
+        async with redis_client(server.url) as client:
+            assert await client.xlen("log") in {acknowledged, acknowledged + 1}
+
+
+async def test_server_that_cannot_start_is_quoted(tmp_path: Path) -> None:
+    """The error has the server's last words, and the directory is free again."""
+    async with EmbeddedRedis(tmp_path):
+        pass
+    base = next((tmp_path / "appendonlydir").glob("*.base.rdb"))
+    base.write_bytes(b"no database")
+    with pytest.raises(ServerStartError, match=r"(?s)last words.*Mend") as caught:
+        await EmbeddedRedis(tmp_path).start()
+    assert caught.value.code == "embedded-start-failed"
+    assert caught.value.exit_code not in {None, 0}
+    assert any("base.rdb" in line or "signature" in line for line in caught.value.log_lines)
+    with pytest.raises(ServerStartError):
+        await EmbeddedRedis(tmp_path).start()
