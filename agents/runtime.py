@@ -256,8 +256,9 @@ class Worker:
             if known is None:
                 continue
             running, task = known
-            if renewal.delivery != running.delivery.delivery or running.finishing or running.told:
-                # About an earlier delivery; or its end is under way already, and is not to be interrupted again.
+            proof = (running.delivery.entry_id, running.delivery.delivery)
+            if (renewal.entry_id, renewal.delivery) != proof or running.finishing or running.told:
+                # About an earlier delivery or entry; or its end is under way already, and is not to be interrupted again.
                 continue
             if renewal.outcome == "cancel":
                 running.cancelled = True

@@ -301,7 +301,12 @@ def _renew_calls(
 
 def _renewals(held: Sequence[Delivery], reply: Any) -> list[Renewal]:
     return [
-        Renewal(task_id=delivery.message.task_id, delivery=delivery.delivery, outcome=answer.decode())
+        Renewal(
+            task_id=delivery.message.task_id,
+            entry_id=delivery.entry_id,
+            delivery=delivery.delivery,
+            outcome=answer.decode(),
+        )
         for delivery, answer in zip(held, reply, strict=True)
     ]
 

@@ -241,9 +241,13 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Renewal(msgspec.Struct, frozen=True, kw_only=True):
-    """The answer for one held delivery: `ok`, `lost` (somebody else has it) or `cancel` (stop, and say so)."""
+    """The answer for one held delivery: `ok`, `lost` (somebody else has it) or `cancel` (stop, and say so).
+
+    Entry and delivery say which one: a task that was dispatched again has another entry, and counts from 1.
+    """
 
     task_id: str
+    entry_id: str
     delivery: int
     outcome: Literal["ok", "lost", "cancel"]
 

@@ -94,15 +94,14 @@ class MemoryQueue:
         renewals = []
         for delivery in held:
             _, stream, entry_id = self._place(delivery)
-            task_id = delivery.message.task_id
+            about = (delivery.message.task_id, delivery.entry_id, delivery.delivery)
             if not stream.is_held(entry_id, self._worker, delivery.delivery):
-                renewals.append(Renewal(task_id=task_id, delivery=delivery.delivery, outcome="lost"))
+                renewals.append(_renewal(*about, "lost"))
                 continue
             # An entry that is gone can't be renewed: its lease runs out, and the next claim reports it as lost.
             if entry_id in stream.entries:
                 stream.group.pending[entry_id].since_us = now
-            outcome: Literal["ok", "cancel"] = "cancel" if entry_id in stream.group.marked else "ok"
-            renewals.append(Renewal(task_id=task_id, delivery=delivery.delivery, outcome=outcome))
+            renewals.append(_renewal(*about, "cancel" if entry_id in stream.group.marked else "ok"))
         return renewals
 
     async def release(self, held: Sequence[Delivery]) -> None:
@@ -215,3 +214,7 @@ class MemoryKeeper:
 
     def close(self) -> None:
         """Nothing is open."""
+
+
+def _renewal(task_id: str, entry_id: str, delivery: int, outcome: Literal["ok", "lost", "cancel"]) -> Renewal:
+    return Renewal(task_id=task_id, entry_id=entry_id, delivery=delivery, outcome=outcome)
