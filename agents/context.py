@@ -14,12 +14,20 @@ from tailrace.agents.workspace import Workspace
 from tailrace.core.artifacts import ArtifactRef, ArtifactStore
 from tailrace.core.clock import to_us
 from tailrace.core.commands import Report
+from tailrace.core.errors import TaskError
 from tailrace.core.store.port import Delivery
 
 #: At most one progress event per task in this time, in seconds: more would flood the log.
 PROGRESS_SECONDS: Final = 5.0
 
+PROGRESS_MESSAGE_LIMIT: Final = 500
+
 _log = logging.getLogger("tailrace.task")
+
+
+def clean(text: object, limit: int) -> str:
+    """Text that may enter the log, whatever a handler put into it, with at most `limit` characters."""
+    return str(text).replace("\x00", "\N{REPLACEMENT CHARACTER}").encode(errors="replace").decode()[:limit]
 
 
 class RunningTask:
@@ -33,7 +41,7 @@ class RunningTask:
         build: str,
         reporter: Reporter,
         artifacts: ArtifactStore,
-        workspaces: Path,
+        workspaces: Path | None,
         breakers: dict[str, Breaker],
     ) -> None:
         message = delivery.message
@@ -69,6 +77,8 @@ class RunningTask:
     @property
     def workspace(self) -> Workspace:
         """Made when first asked for."""
+        if self._workspaces is None:
+            raise TaskError("no-workspace", "this agent was made with files=False: its tasks have no folder")
         if self._workspace is None:
             self._workspace = Workspace(self._workspaces, self.workflow_id)
         return self._workspace
@@ -82,7 +92,7 @@ class RunningTask:
             self._progressed_at = now
             self._reporter.send_nowait(
                 self.delivery,
-                self.report("progressed", fraction=fraction, message=message[:500]),
+                self.report("progressed", fraction=float(fraction), message=clean(message, PROGRESS_MESSAGE_LIMIT)),
                 self.traceparent,
             )
 

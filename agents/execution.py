@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import msgspec
 
-from tailrace.agents.context import RunningTask
+from tailrace.agents.context import RunningTask, clean
 from tailrace.agents.sdk import Agent
 from tailrace.core.artifacts import REFERENCE, ArtifactRef
 from tailrace.core.codec import INLINE_LIMIT_BYTES, check_value, encode, encode_value
@@ -20,6 +20,7 @@ from tailrace.core.errors import InvalidInput, TailraceError, TaskError
 from tailrace.core.events import Failure
 
 _MESSAGE_LIMIT: Final = 2_000
+_REASON_LIMIT: Final = 100
 
 
 async def execute(agent: Agent, task: RunningTask, raw: Mapping[str, Any]) -> Report:
@@ -37,15 +38,15 @@ async def execute(agent: Agent, task: RunningTask, raw: Mapping[str, Any]) -> Re
         return task.report("failed", error=_failure(error))
     except InvalidInput as error:
         # What the handler gave can't enter the log; the same rules hold when a report is applied.
-        return task.report("failed", error=Failure(reason="report-rejected", message=str(error)[:_MESSAGE_LIMIT]))
+        return task.report("failed", error=Failure(reason="report-rejected", message=clean(str(error), _MESSAGE_LIMIT)))
     except TailraceError as error:
-        failure = Failure(reason=error.code, message=str(error)[:_MESSAGE_LIMIT], retryable=error.retryable)
+        failure = Failure(reason=error.code, message=clean(str(error), _MESSAGE_LIMIT), retryable=error.retryable)
         return task.report("failed", error=failure)
     except Exception as error:  # whatever a handler raises is the end of its task, by policy
         task.log.exception("the handler of %s raised", task.task_id)
         failure = Failure(
             reason="handler-error",
-            message=_clean(f"{type(error).__name__}: {error}"),
+            message=clean(f"{type(error).__name__}: {error}", _MESSAGE_LIMIT),
             retryable=True,
             details={"type": type(error).__name__},
         )
@@ -58,12 +59,12 @@ def _failure(error: TaskError) -> Failure:
         encode_value(details, "details")
     except InvalidInput as problem:
         details = {"dropped": str(problem)}
-    return Failure(reason=error.reason, message=_clean(error.message), retryable=error.may_retry, details=details)
-
-
-def _clean(text: str) -> str:
-    """Text that may enter the log, whatever a handler put into it."""
-    return text.replace("\x00", "\N{REPLACEMENT CHARACTER}").encode(errors="replace").decode()[:_MESSAGE_LIMIT]
+    return Failure(
+        reason=clean(error.reason, _REASON_LIMIT),
+        message=clean(error.message, _MESSAGE_LIMIT),
+        retryable=error.may_retry,
+        details=details,
+    )
 
 
 async def _storable(task: RunningTask, output: Any) -> Any:

@@ -10,10 +10,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from typing import Final
+from collections.abc import Sequence
+from typing import Final, NamedTuple
 
 from tailrace.core.commands import Report
-from tailrace.core.errors import TailraceError
+from tailrace.core.errors import InvalidInput, TailraceError
 from tailrace.core.store.port import Delivery, TaskQueue
 
 log = logging.getLogger(__name__)
@@ -25,12 +26,21 @@ START_LINGER_SECONDS: Final = 0.02
 _BACKOFF: Final = (0.05, 0.1, 0.2, 0.5, 1.0)
 
 
+class _Waiting(NamedTuple):
+    """A report in line. `sent` will say whether the task was still ours when it arrived."""
+
+    delivery: Delivery
+    report: Report
+    traceparent: str
+    sent: asyncio.Future[bool]
+
+
 class Reporter:
     """Sends reports of one worker. `run` must be running for anything to leave."""
 
     def __init__(self, queue: TaskQueue) -> None:
         self._queue = queue
-        self._waiting: deque[tuple[Delivery, Report, str, asyncio.Future[bool]]] = deque()
+        self._waiting: deque[_Waiting] = deque()
         self._starts: dict[tuple[str, str], asyncio.TimerHandle] = {}
         self._wake = asyncio.Event()
 
@@ -45,7 +55,7 @@ class Reporter:
         """Put a report in line. The future says whether the task was still ours when it arrived."""
         self._forget_start(delivery)
         sent: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self._waiting.append((delivery, report, traceparent, sent))
+        self._waiting.append(_Waiting(delivery, report, traceparent, sent))
         self._wake.set()
         return sent
 
@@ -59,24 +69,38 @@ class Reporter:
         while True:
             await self._wake.wait()
             batch = [self._waiting[index] for index in range(min(BATCH, len(self._waiting)))]
+            problem: TailraceError | None = None
             try:
-                answers = await self._queue.report(
-                    [(delivery, report, parent) for delivery, report, parent, _ in batch]
-                )
+                answers = await self._queue.report([(item.delivery, item.report, item.traceparent) for item in batch])
             except TailraceError as error:
-                wait = _BACKOFF[min(failures, len(_BACKOFF) - 1)]
+                problem = error
+            else:
+                problem = self._take_answers(batch, answers)
+            if problem is None:
+                failures = 0
+            else:
                 if not failures:
-                    log.warning("%d reports wait: %s", len(self._waiting), error)
+                    log.warning("%d reports wait: %s", len(self._waiting), problem)
+                await asyncio.sleep(_BACKOFF[min(failures, len(_BACKOFF) - 1)])
                 failures += 1
-                await asyncio.sleep(wait)
-                continue
-            failures = 0
-            for (_, _, _, sent), answer in zip(batch, answers, strict=True):
-                self._waiting.popleft()
-                if not sent.done():
-                    sent.set_result(answer)
             if not self._waiting:
                 self._wake.clear()
+
+    def _take_answers(self, batch: Sequence[_Waiting], answers: Sequence[bool | TailraceError]) -> TailraceError | None:
+        """Let those that were answered go; what could not be written waits behind all others. Gives the reason."""
+        problem: TailraceError | None = None
+        for item, answer in zip(batch, answers, strict=True):
+            self._waiting.popleft()
+            if isinstance(answer, InvalidInput):
+                # It never can be: to its task it is as if it had come too late, and the lease decides.
+                log.error("a report of %s is dropped: %s", item.report.task_id, answer)
+                answer = False  # noqa: PLW2901
+            if isinstance(answer, TailraceError):
+                problem = answer
+                self._waiting.append(item)
+            elif not item.sent.done():
+                item.sent.set_result(answer)
+        return problem
 
     def _forget_start(self, delivery: Delivery) -> None:
         if (start := self._starts.pop(_key(delivery), None)) is not None:

@@ -11,6 +11,7 @@ import logging
 import os
 import socket
 from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,6 +27,7 @@ from tailrace.agents.inputs import Inputs
 from tailrace.agents.leases import RENEW_SECONDS, LeaseThread
 from tailrace.agents.reporter import Reporter
 from tailrace.agents.sdk import Agent
+from tailrace.agents.workspace import turn
 from tailrace.core.artifacts import ArtifactStore
 from tailrace.core.commands import Report
 from tailrace.core.errors import StoreCorrupt, StoreUnavailable, TailraceError
@@ -67,6 +69,8 @@ class Worker:
         self._reporter = Reporter(queue)
         self._inputs = Inputs(queue)
         self._held: dict[str, tuple[RunningTask, asyncio.Task[None]]] = {}
+        self._replaced: set[asyncio.Task[None]] = set()
+        self._unfinished: list[Delivery] = []
         self._breakers: dict[str, Breaker] = {}
         self._slot_free = asyncio.Event()
         self._unsure = False
@@ -102,7 +106,9 @@ class Worker:
                 for service in serving:
                     service.cancel()
         finally:
-            await self._abandon()
+            await self._stop_handlers()
+            if self._draining:
+                await self._hand_back()
             await asyncio.to_thread(self._leases.stop)
             for close in self._agent.closers:
                 await close()
@@ -173,13 +179,16 @@ class Worker:
             if known is not None and not known[0].told:
                 known[0].lost = True
                 known[1].cancel()
+            if known is not None:
+                self._replaced.add(known[1])
+                known[1].add_done_callback(self._replaced.discard)
             running = RunningTask(
                 delivery,
                 worker=self._options.name,
                 build=self._options.build,
                 reporter=self._reporter,
                 artifacts=self._artifacts,
-                workspaces=self._options.workspaces,
+                workspaces=self._options.workspaces if self._agent.files else None,
                 breakers=self._breakers,
             )
             task = asyncio.create_task(self._handle(running), name=task_id)
@@ -226,7 +235,8 @@ class Worker:
         """The final report; None when the task is not ours any more."""
         try:
             raw = await self._input(running)
-            return await execute(self._agent, running, raw)
+            async with self._turn(running):
+                return await execute(self._agent, running, raw)
         except StoreCorrupt as error:
             # Delivered again it would be no better: the run ends, and says why.
             return running.report("failed", error=Failure(reason=error.code, message=str(error)))
@@ -234,6 +244,11 @@ class Worker:
             if running.cancelled:
                 return running.report("cancelled", message="cancelled on request")
             return None
+
+    def _turn(self, running: RunningTask) -> AbstractAsyncContextManager[None]:
+        if not self._agent.files:
+            return nullcontext()
+        return turn(self._options.workspaces, running.delivery.message)
 
     async def _input(self, running: RunningTask) -> dict[str, Any]:
         failures = 0
@@ -271,25 +286,37 @@ class Worker:
 
     async def _drain(self) -> None:
         """Let handlers finish for a while."""
-        if self._held:
-            log.info("draining: %d tasks may go on for %.0f s", len(self._held), self._options.drain_seconds)
-            await asyncio.wait([task for _, task in self._held.values()], timeout=self._options.drain_seconds)
+        if handlers := self._handlers():
+            log.info("draining: %d tasks may go on for %.0f s", len(handlers), self._options.drain_seconds)
+            await asyncio.wait(handlers, timeout=self._options.drain_seconds)
 
-    async def _abandon(self) -> None:
-        """Stop what still runs, and hand it back uncounted."""
-        held = list(self._held.values())
-        for _, task in held:
-            task.cancel()
-        if held:
-            await asyncio.wait([task for _, task in held], timeout=2.0)
+    async def _stop_handlers(self) -> None:
+        """Stop what still runs."""
+        self._unfinished = self._deliveries()
+        handlers = self._handlers()
+        for handler in handlers:
+            handler.cancel()
+        if handlers:
+            await asyncio.wait(handlers, timeout=2.0)
+
+    async def _hand_back(self) -> None:
+        """Release what has not ended, uncounted.
+
+        Only by a worker that was told to stop. One that fails leaves its tasks to their leases: whichever of them it was,
+        its deliveries have to count, or it would end one worker after the other for ever.
+        """
         try:
             async with asyncio.timeout(2.0):
                 # What the last read was given while it was cancelled goes back as well, and not after a lease.
-                unknown = await self._queue.reconcile([running.delivery.entry_id for running, _ in held])
-                await self._queue.release([*(running.delivery for running, _ in held), *unknown])
+                unknown = await self._queue.reconcile([delivery.entry_id for delivery in self._unfinished])
+                await self._queue.release([*self._unfinished, *unknown])
                 await self._queue.leave()
         except (TimeoutError, TailraceError) as error:
             log.warning("leaving without a word: %s", str(error) or "the store did not answer")
+
+    def _handlers(self) -> list[asyncio.Task[None]]:
+        """All that run, also those whose task came again while they tidied up."""
+        return [*(task for _, task in self._held.values()), *self._replaced]
 
     def _entries(self) -> list[str]:
         return [running.delivery.entry_id for running, _ in self._held.values()]

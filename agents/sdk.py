@@ -123,12 +123,16 @@ class Agent:
 
     A stage names its agent and, where the agent has several, the action; without one the stage's own name is tried,
     then an action called `*`.
+
+    `files` says that its handlers may use the run's folder: then a handler begins only when handlers of earlier attempts,
+    which were told to end, have left it. An agent without saves that.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, *, files: bool = True) -> None:
         if not name or not name.replace("-", "").replace("_", "").isalnum():
             raise InvalidInput(f"{name!r} is not a name for an agent: use letters, digits, '-' and '_'")
         self.name = name
+        self.files = files
         self.actions: dict[str, Action[Any, Any]] = {}
         #: Awaited by the worker when it shuts down: what the agent keeps running or open ends there.
         self.closers: list[Callable[[], Awaitable[None]]] = []

@@ -21,12 +21,17 @@ FILE_LIMIT_BYTES = 8 * 1024 * 1024
 OUTPUT_LIMIT_BYTES = 256 * 1024
 
 
+def check_workflow_id(workflow_id: str) -> None:
+    """Raise `TaskError` (`path-refused`) for one that could lead elsewhere as the name of a file or folder."""
+    if not workflow_id or workflow_id in {".", ".."} or any(sign in workflow_id for sign in "/\\\0"):
+        raise TaskError("path-refused", f"{workflow_id!r} can't name a workspace")
+
+
 class Workspace:
     """The folder `<base>/<workflow id>/`; made when first used."""
 
     def __init__(self, base: Path, workflow_id: str) -> None:
-        if not workflow_id or workflow_id in {".", ".."} or any(sign in workflow_id for sign in "/\\\0"):
-            raise TaskError("path-refused", f"{workflow_id!r} can't name a workspace")
+        check_workflow_id(workflow_id)
         self.root = base.resolve() / workflow_id
         for folder in ("home", "tmp", "cache"):
             (self.root / folder).mkdir(parents=True, exist_ok=True)

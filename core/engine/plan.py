@@ -107,6 +107,7 @@ def _dispatch(pipeline: Pipeline, state: WorkflowState, event: TaskDispatched | 
         action=stage.action or event.stage,
         timeout_seconds=stage.timeout_seconds,
         params=stage.params,
+        round=state.round,
         inputs=tuple(
             (name, output)
             for name in pipeline.ancestors[event.stage]

@@ -6,6 +6,7 @@ delivery count in memory only, and a restart of the server would forget it.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence
 from typing import Any, Final
@@ -15,7 +16,7 @@ from redis.exceptions import RedisError
 
 from tailrace.core.codec import decode, encode
 from tailrace.core.commands import Report
-from tailrace.core.errors import StoreCorrupt, StoreFull, Undecodable
+from tailrace.core.errors import InvalidInput, StoreCorrupt, StoreFull, TailraceError, Undecodable
 from tailrace.core.events import WorkflowCreated
 from tailrace.core.partitioning import partition_of
 from tailrace.core.redis_backend import scripts
@@ -27,6 +28,8 @@ from tailrace.core.redis_backend.replies import Fields, entries, pairs
 from tailrace.core.redis_backend.store import RedisStore
 from tailrace.core.store.port import Delivery, Renewal, TaskMessage, WorkerBeat
 from tailrace.core.workflow.history import output_key
+
+log = logging.getLogger(__name__)
 
 #: How long a worker with few free slots watches some of its streams before it looks at all of them again.
 WATCH_SECONDS: Final = 0.5
@@ -165,33 +168,38 @@ class RedisTasks:
             for index, entry_id, delivery, _former, fields in claimed
         ]
 
-    async def report(self, reports: Sequence[tuple[Delivery, Report, str]]) -> list[bool]:
+    async def report(self, reports: Sequence[tuple[Delivery, Report, str]]) -> list[bool | TailraceError]:
         """One script each, all in one round trip. What is not final may be dropped by a full store."""
-        calls = []
-        for delivery, report, traceparent in reports:
-            part = self._parts[delivery.partition]
-            args: list[Argument] = [
-                self._agent,
-                delivery.entry_id,
-                self._name,
-                delivery.delivery,
-                "1" if report.kind in _FINAL else "0",
-                delivery.message.task_id,
-                delivery.message.workflow_id,
-                traceparent,
-                encode(report),
-            ]
-            calls.append(Call(scripts.REPORT, [delivery.stream, part.reports, part.cancels], args))
-        answers = []
-        for (_, report, _), reply in zip(reports, await self._client.calls(calls), strict=True):
-            if isinstance(reply, Exception):
-                error = translate(reply)  # type: ignore[arg-type]  # errors among replies are RedisErrors
-                if not (isinstance(error, StoreFull) and report.kind not in _FINAL):
-                    raise error from reply
-                answers.append(True)
+        answers: list[bool | TailraceError] = [False] * len(reports)
+        calls: dict[int, Call] = {}
+        for index, (delivery, report, traceparent) in enumerate(reports):
+            try:
+                calls[index] = self._report_call(delivery, report, traceparent)
+            except (TypeError, ValueError, OverflowError) as error:
+                answers[index] = InvalidInput(f"the report can't be encoded: {error}")
+        for index, reply in zip(calls, await self._client.calls(list(calls.values())), strict=True):
+            if isinstance(reply, RedisError):
+                problem = translate(reply)
+                is_final = reports[index][1].kind in _FINAL
+                answers[index] = problem if is_final or not isinstance(problem, StoreFull) else True
             else:
-                answers.append(reply == b"ok")
+                answers[index] = reply == b"ok"
         return answers
+
+    def _report_call(self, delivery: Delivery, report: Report, traceparent: str) -> Call:
+        part = self._parts[delivery.partition]
+        args: list[Argument] = [
+            self._agent,
+            delivery.entry_id,
+            self._name,
+            delivery.delivery,
+            "1" if report.kind in _FINAL else "0",
+            delivery.message.task_id,
+            delivery.message.workflow_id,
+            traceparent,
+            encode(report),
+        ]
+        return Call(scripts.REPORT, [delivery.stream, part.reports, part.cancels], args)
 
     async def renew(self, held: Sequence[Delivery]) -> list[Renewal]:
         """As `RedisLeases.renew`, on the event loop."""
@@ -265,7 +273,11 @@ class RedisLeases:
         """Renew what is still ours; name what is lost or to be cancelled."""
         renewals: list[Renewal] = []
         for keys, args, group in _renew_calls(self._store, self._agent, self._name, held):
-            renewals += _renewals(group, self._client.call(scripts.RENEW, keys, args))
+            try:
+                renewals += _renewals(group, self._client.call(scripts.RENEW, keys, args))
+            except StoreCorrupt as error:
+                # A key of this partition is broken: its leases run out, and those of the others are renewed.
+                log.error("leases of partition %d can't be renewed: %s", group[0].partition, error)  # noqa: TRY400
         return renewals
 
     def beat(self, beat: WorkerBeat) -> None:

@@ -16,6 +16,7 @@ import msgspec
 
 from tailrace.core.codec import CommandRecord
 from tailrace.core.commands import Report
+from tailrace.core.errors import TailraceError
 from tailrace.core.events import Event
 from tailrace.core.workflow.definition import Definition, Pipeline
 from tailrace.core.workflow.history import Snapshot
@@ -51,6 +52,7 @@ class TaskMessage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     timeout_seconds: float | None = None
     params: dict[str, Any] = {}
     inputs: tuple[tuple[str, int], ...] = ()
+    round: int = 1
 
 
 class Dispatch(msgspec.Struct, frozen=True, kw_only=True):
@@ -367,8 +369,12 @@ class TaskQueue(Protocol):
     async def claim(self, free: int) -> list[Delivery]:
         """Tasks whose lease ran out, taken over; those at the delivery limit become `poison` reports."""
 
-    async def report(self, reports: Sequence[tuple[Delivery, Report, str]]) -> list[bool]:
-        """Send reports (delivery, report, traceparent); False where the task is not ours any more. A final one removes it."""
+    async def report(self, reports: Sequence[tuple[Delivery, Report, str]]) -> list[bool | TailraceError]:
+        """Send reports (delivery, report, traceparent). A final one removes its task.
+
+        Each has an outcome of its own: True, False where the task is not ours any more, or the error that kept it from being
+        written: `InvalidInput` for one that can't be encoded, `StoreFull` or `StoreCorrupt`. Raises `StoreUnavailable`.
+        """
 
     async def renew(self, held: Sequence[Delivery]) -> list[Renewal]:
         """Prove that this worker still works on these."""

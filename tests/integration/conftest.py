@@ -11,8 +11,10 @@ from uuid import uuid4
 import asyncpg
 import pytest
 
+from tailrace.core.redis_backend.store import RedisStore
 from tailrace.infra.embedded import EmbeddedPostgres, EmbeddedRedis
 from tests.integration.gateway_harness import Gateway, gateway
+from tests.support.bench import Bench
 
 
 @pytest.fixture(scope="session")
@@ -37,6 +39,13 @@ async def database_url(postgres_server: EmbeddedPostgres) -> AsyncIterator[str]:
         await admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
     finally:
         await admin.close()
+
+
+@pytest.fixture
+async def bench(redis_store: RedisStore, tmp_path: Path) -> AsyncIterator[Bench]:
+    """A namespace on the shared server."""
+    async with Bench(redis_store, tmp_path) as made:
+        yield made
 
 
 @pytest.fixture

@@ -3,28 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
 from tailrace.agents.sdk import TaskContext
 from tailrace.core.commands import CancelWorkflow
 from tailrace.core.errors import CommandRefused
-from tailrace.core.redis_backend.store import RedisStore
 from tailrace.core.testing.builders import line
 from tests.support.audit import audit
 from tests.support.bench import Bench
 from tests.support.waiting import eventually
 
 RENEW_SECONDS = 0.05
-
-
-@pytest.fixture
-async def bench(redis_store: RedisStore, tmp_path: Path) -> AsyncIterator[Bench]:
-    """A namespace on the shared server."""
-    async with Bench(redis_store, tmp_path) as made:
-        yield made
 
 
 class Tidying:
@@ -73,7 +63,7 @@ async def test_cancelled_handler_is_told_once(bench: Bench) -> None:
     """Each renewal answers `cancel`, and cancelling is tried again: it tidies up in peace, and the task ends."""
     definition = (await bench.prepare(line("only"))).pipeline
     handler = Tidying()
-    async with bench.orchestrating(), bench.working("w1", handler, renew_seconds=RENEW_SECONDS):
+    async with bench.orchestrating(), bench.working("w1", handler, files=False, renew_seconds=RENEW_SECONDS):
         run = await bench.submit(definition)
         await bench.wait_status("running", run)
         await bench.handler.execute(run, CancelWorkflow(), actor="test")
@@ -98,10 +88,13 @@ async def test_handler_whose_task_went_elsewhere_is_told_once(bench: Bench) -> N
     """Its entry was deleted, and the task is sent again to another worker; each renewal answers `lost`."""
     definition = (await bench.prepare(line("only"))).pipeline
     handler = Tidying()
-    async with bench.orchestrating(), bench.working("w1", handler, renew_seconds=RENEW_SECONDS, concurrency=1):
+    async with (
+        bench.orchestrating(),
+        bench.working("w1", handler, files=False, renew_seconds=RENEW_SECONDS, concurrency=1),
+    ):
         run = await bench.submit(definition)
         await bench.wait_status("running", run)
-        async with bench.working("w2", handler):
+        async with bench.working("w2", handler, files=False):
             await delete_entry(bench, run)
             await bench.wait_status("completed", run)
         await told_often(bench, handler)
@@ -116,7 +109,7 @@ async def test_handler_whose_task_comes_back_is_told_once(bench: Bench) -> None:
     """Its own worker has another slot, and gets the task again while it tidies up."""
     definition = (await bench.prepare(line("only"))).pipeline
     handler = Tidying()
-    async with bench.orchestrating(), bench.working("w1", handler, renew_seconds=RENEW_SECONDS):
+    async with bench.orchestrating(), bench.working("w1", handler, files=False, renew_seconds=RENEW_SECONDS):
         run = await bench.submit(definition)
         await bench.wait_status("running", run)
         await delete_entry(bench, run)

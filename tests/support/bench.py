@@ -96,9 +96,11 @@ class Bench:
         return RedisTasks(self.store, agent, name)
 
     @asynccontextmanager
-    async def working(self, name: str = "w1", act: Act = at_once, **options: Any) -> AsyncIterator[asyncio.Task[Any]]:
+    async def working(
+        self, name: str = "w1", act: Act = at_once, *, files: bool = True, **options: Any
+    ) -> AsyncIterator[asyncio.Task[Any]]:
         """A real worker of `agent` that does `act` for every task; it has joined."""
-        agent = Agent("agent")
+        agent = Agent("agent", files=files)
 
         @agent.action("*")
         async def run(context: TaskContext, input: TaskInput) -> Any:

@@ -7,8 +7,9 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from tailrace.core.codec import decode
+from tailrace.core.codec import decode, encode
 from tailrace.core.commands import Report
+from tailrace.core.errors import InvalidInput, TailraceError
 from tailrace.core.events import WorkflowCreated
 from tailrace.core.store.memory.data import MemoryData
 from tailrace.core.store.memory.partition import Partition
@@ -71,10 +72,15 @@ class MemoryQueue:
                 claimed += self._take_over(partition, stream, entry_id, now)
         return claimed
 
-    async def report(self, reports: Sequence[tuple[Delivery, Report, str]]) -> list[bool]:
+    async def report(self, reports: Sequence[tuple[Delivery, Report, str]]) -> list[bool | TailraceError]:
         now = self._data.clock.now()
-        accepted = []
+        accepted: list[bool | TailraceError] = []
         for delivery, report, traceparent in reports:
+            try:
+                encode(report)
+            except (TypeError, ValueError, OverflowError) as error:
+                accepted.append(InvalidInput(f"the report can't be encoded: {error}"))
+                continue
             partition, stream, entry_id = self._place(delivery)
             is_held = stream.is_held(entry_id, self._worker, delivery.delivery)
             if is_held:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from tailrace.core.redis_backend.store import RedisStore
 from tailrace.infra.embedded import EmbeddedRedis
 from tests.support.bench import Bench
 from tests.support.servers import redis_program
@@ -18,13 +17,6 @@ async def own_server(tmp_path: Path) -> AsyncIterator[EmbeddedRedis]:
     """A Redis that the test may end."""
     async with EmbeddedRedis(tmp_path / "redis", server=redis_program(), maxmemory_bytes=256 * 1024 * 1024) as server:
         yield server
-
-
-@pytest.fixture
-async def bench(redis_store: RedisStore, tmp_path: Path) -> AsyncIterator[Bench]:
-    """A namespace on the shared server."""
-    async with Bench(redis_store, tmp_path) as made:
-        yield made
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ async def reported(bench: Bench, delivery: Delivery, *, by: str) -> bool:
     """Report a result; whether it counted."""
     report = completed(delivery.message.task_id, {"by": by}, worker=by, delivery=delivery.delivery)
     (counted,) = await bench.queue(by).report([(delivery, report, "")])
-    return counted
+    return counted is True
 
 
 async def restart(server: EmbeddedRedis) -> None:
