@@ -353,6 +353,9 @@ class WorkflowStore(Protocol):
     async def open_workflows(self, partition: int, *, count: int) -> list[str]:
         """Ids of open runs, by expectation."""
 
+    async def open_count(self) -> int:
+        """How many runs are open, in all partitions; cheap enough to be asked often."""
+
 
 class TaskQueue(Protocol):
     """Tasks, as one worker of one agent sees them."""

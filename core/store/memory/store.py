@@ -208,6 +208,9 @@ class MemoryStore:
     async def open_workflows(self, partition: int, *, count: int) -> list[str]:
         return _by_expectation(self._partition(partition))[:count]
 
+    async def open_count(self) -> int:
+        return sum(len(_by_expectation(partition)) for partition in self._data.partitions)
+
     def _partition(self, number: int) -> Partition:
         return self._data.partitions[number]
 

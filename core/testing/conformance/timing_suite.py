@@ -6,7 +6,7 @@ from tailrace.core.clock import to_us
 from tailrace.core.commands import CancelWorkflow, PauseWorkflow
 from tailrace.core.partitioning import partition_of
 from tailrace.core.store.port import TimerRef
-from tailrace.core.testing.builders import completed, create_workflow, pipeline, stage, started
+from tailrace.core.testing.builders import completed, create_workflow, pipeline, stage, started, workflow_id_in
 from tailrace.core.testing.conformance.harness import Harness, everything, pass_time
 from tailrace.core.testing.runner import Runner
 from tailrace.core.workflow.policy import NEVER_US
@@ -200,6 +200,17 @@ class TimingSuite:
         assert await backend.store.overdue(partition, count=10) == []
         assert await backend.store.due_timers(partition, count=10) == ([], None)
         assert await backend.store.open_workflows(partition, count=10) == [RUN]
+
+    async def test_open_runs_are_counted(self, backend: Harness) -> None:
+        """In all partitions; a run that ended does not count."""
+        runner = await prepared(backend)
+        assert await backend.store.open_count() == 0
+        runs = [workflow_id_in(number, backend.store.partitions) for number in range(backend.store.partitions)]
+        for run in runs:
+            await runner.create(run)
+        assert await backend.store.open_count() == len(runs)
+        assert (await runner.carry_out(runs[-1], CancelWorkflow())).outcome == "ok"
+        assert await backend.store.open_count() == len(runs) - 1
 
     async def test_a_partition_has_one_owner(self, backend: Harness) -> None:
         """Others stand by until the lease runs out; each new owner has a higher epoch."""
