@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import signal
 import statistics
 import subprocess
 import sys
@@ -17,7 +15,6 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +22,8 @@ import msgspec
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
+
+from tests.bench.deployment import cpu_seconds, pss_bytes, running_up
 
 REQUESTS = 300
 IDLE_SECONDS = 20.0
@@ -115,73 +114,6 @@ def _apply_definition(url: str) -> None:
     )
     with urllib.request.urlopen(request, timeout=10) as response:
         response.read()
-
-
-@contextmanager
-def running_up(folder: Path) -> Iterator[tuple[dict[str, Any], float]]:
-    """A `tailrace up` with its ready file, and the seconds until it was written; stopped with SIGINT at the end."""
-    ready = folder / "ready.json"
-    ready.unlink(missing_ok=True)
-    begun = time.monotonic()
-    command = [sys.executable, "-m", "tailrace.infra.cli", "up", "--port", "0"]
-    process = subprocess.Popen(
-        [*command, "--ready-file", str(ready), "--data-dir", str(folder / "data")],
-        stdout=subprocess.DEVNULL,
-        stdin=subprocess.DEVNULL,
-    )
-    try:
-        while not ready.exists():
-            if process.poll() is not None:
-                raise RuntimeError(f"up ended with {process.returncode}")
-            time.sleep(0.01)
-        yield json.loads(ready.read_text()), time.monotonic() - begun
-    finally:
-        process.send_signal(signal.SIGINT)
-        process.wait(30)
-
-
-def family(pids: list[int]) -> list[int]:
-    """These processes and all their children."""
-    children: dict[int, list[int]] = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-            except OSError:
-                continue
-            children.setdefault(parent, []).append(int(entry.name))
-    found: dict[int, None] = {}
-    waiting = list(pids)
-    while waiting:
-        pid = waiting.pop()
-        if pid not in found:
-            found[pid] = None
-            waiting += children.get(pid, [])
-    return list(found)
-
-
-def cpu_seconds(pids: list[int]) -> float:
-    """User and system time of these processes and all their children."""
-    ticks = 0
-    for pid in family(pids):
-        try:
-            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        ticks += int(fields[11]) + int(fields[12])
-    return ticks / os.sysconf("SC_CLK_TCK")
-
-
-def pss_bytes(pids: list[int]) -> int:
-    """Proportional memory of these processes and all their children: shared pages are counted once."""
-    total = 0
-    for pid in family(pids):
-        try:
-            lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-        except OSError:
-            continue
-        total += next((int(line.split()[1]) for line in lines if line.startswith("Pss:")), 0) * 1024
-    return total
 
 
 if __name__ == "__main__":
