@@ -25,6 +25,7 @@ from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 
+from tailrace.infra.commands.options import table_console
 from tailrace.infra.embedded import embedded_servers
 from tests.bench.deployment import running_up
 from tests.bench.noop import APP
@@ -81,7 +82,7 @@ def main() -> int:
         for name, value in (("runs", options.runs), ("open", options.open_runs), ("idle-runs", options.idle_runs))
     ]
     sides = [side for side in (OURS, *PEERS) if options.only is None or side in options.only]
-    console = Console()
+    console: Console = table_console()
     rounds, errors = _measure_all(console, sides, arguments, options.rounds)
     summaries = [_summary(side, rounds, errors.get(side, "")) for side in sides]
     console.print(_table(summaries))

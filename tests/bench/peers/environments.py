@@ -13,6 +13,8 @@ ROOT: Final = Path(__file__).parents[3]
 #: Where the environments are kept; git ignores it.
 CACHE: Final = ROOT / ".bench"
 INSTALL_SECONDS: Final = 600
+#: An installer may list all versions there are in one line.
+LINE_LENGTH: Final = 200
 
 
 class NotInstalled(Exception):
@@ -53,7 +55,7 @@ def _run(peer: str, *command: str) -> None:
             timeout=INSTALL_SECONDS,
         )
     except subprocess.CalledProcessError as error:
-        said = "\n".join(error.stdout.splitlines()[-5:])
+        said = "\n".join(row[:LINE_LENGTH] for row in error.stdout.splitlines()[-5:])
         raise NotInstalled(f"{peer}: {' '.join(command[1:4])} … ended with {error.returncode}:\n{said}") from error
     except (OSError, subprocess.TimeoutExpired) as error:
         raise NotInstalled(f"{peer}: {error}") from error
