@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,13 @@ from tailrace.infra.parent import PARENT_VARIABLE
 
 
 @contextmanager
-def running_up(folder: Path, *options: str) -> Iterator[tuple[dict[str, Any], float]]:
-    """A `tailrace up` with its ready file, and the seconds until it was written; stopped with SIGINT at the end."""
+def running_up(
+    folder: Path, *options: str, settings: Mapping[str, str] | None = None
+) -> Iterator[tuple[dict[str, Any], float]]:
+    """A `tailrace up` with its ready file, and the seconds until it was written; stopped with SIGINT at the end.
+
+    `settings` are TAILRACE_… variables.
+    """
     ready, log = folder / "ready.json", folder / "up.log"
     ready.unlink(missing_ok=True)
     begun = time.monotonic()
@@ -31,7 +36,7 @@ def running_up(folder: Path, *options: str) -> Iterator[tuple[dict[str, Any], fl
             stdout=subprocess.DEVNULL,
             stderr=said,
             stdin=subprocess.DEVNULL,
-            env={**environment, PARENT_VARIABLE: str(os.getpid())},
+            env={**environment, **(settings or {}), PARENT_VARIABLE: str(os.getpid())},
         )
     try:
         while not ready.exists():

@@ -1,7 +1,7 @@
 """`make bench-peers`: Tailrace beside Celery, DBOS and LangGraph, on this machine, with the same durability.
 
 A workflow of seven steps that do nothing, 100 open at a time, and then one at a time. The sides take turns within each round,
-because a machine is not equally fast all day; each starts with empty servers of the kind that `tailrace up` starts. A side
+because a machine is not equally fast all day; each starts with empty servers, set up as `tailrace up` does. A side
 that can't be installed or does not complete its runs is an error (exit code 1), and the others are measured all the same.
 """
 
@@ -27,6 +27,7 @@ from rich.table import Table
 
 from tailrace.infra.commands.options import table_console
 from tailrace.infra.embedded import embedded_servers
+from tailrace.infra.embedded.choose import POSTGRES, REDIS, wheel_program
 from tests.bench.deployment import running_up
 from tests.bench.noop import APP
 from tests.bench.peers.contract import Answer
@@ -140,13 +141,25 @@ def _measure(side: str, python: Path, arguments: Sequence[str]) -> Answer:
         if side != OURS:
             return asyncio.run(_beside_servers(folder, python, side, arguments))
         worker = ("--agents", "", "--app", APP, "--concurrency", str(CONCURRENCY))
-        with running_up(folder, *worker) as (ready, _):
+        with running_up(folder, *worker, settings=_wheels()) as (ready, _):
             command = [str(python), "-m", "tests.bench.load", *arguments]
             return asyncio.run(_ask(command, ready["redis_url"], ready["postgres_url"]))
 
 
+def _wheels() -> dict[str, str]:
+    """The servers of the wheels, whatever else this machine has: the same versions wherever it is measured."""
+    programs = {server: wheel_program(server) for server in (REDIS, POSTGRES)}
+    missing = [server.wheel for server, program in programs.items() if program is None]
+    if missing:
+        raise SystemExit(f"not installed: {', '.join(missing)}; see `make env`")
+    return {server.setting: str(program) for server, program in programs.items()}
+
+
 async def _beside_servers(folder: Path, python: Path, peer: str, arguments: Sequence[str]) -> Answer:
-    async with embedded_servers(folder) as servers:
+    wheels = _wheels()
+    async with embedded_servers(
+        folder, redis_server=wheels[REDIS.setting], postgres_bin=wheels[POSTGRES.setting]
+    ) as servers:
         command = [str(python), "-m", f"tests.bench.peers.{peer}.run", *arguments]
         return await _ask(command, servers.redis.url, servers.postgres.url)
 
