@@ -10,7 +10,7 @@ from tailrace.core.workflow.definition import Definition, StageDefinition
 #: For `tailrace up` and `tailrace worker`.
 APP = f"{__name__}:agent"
 
-agent = Agent("noop")
+agent = Agent("noop", files=False)
 
 
 @agent.action("*")
