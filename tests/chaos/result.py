@@ -74,7 +74,7 @@ class Result(msgspec.Struct, kw_only=True):
         outcome = "[red]failed[/red]" if self.failures else "[green]passed[/green]"
         summary = (
             f"{outcome}: {sum(self.injected.values())} faults ({self.skipped} left out), {self.worker_kills} kills of "
-            f"workers that held a task, {self.seconds:.0f} s, seed {self.seed}"
+            f"workers that held a task, {self.seconds:.0f} s\nseed {self.seed}"
         )
         return [*parts, *(Text(failure, style="red") for failure in self.failures), Text.from_markup(summary)]
 

@@ -119,7 +119,7 @@ class World:
         return None
 
     def resume(self, pid: int) -> None:
-        """Let a process go on that was stopped, if it is still there; it is nobody's else's id while it is ours."""
+        """Let a process go on that was stopped, if it is still there: by now its id may be somebody else's."""
         if pid in ours_in(self.installation.folder):
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGCONT)
