@@ -52,6 +52,22 @@ DEFINITIONS: Final[tuple[dict[str, Any], ...]] = (
 )
 
 
+_KINDS: Final = (
+    "chain",
+    "chain",
+    "diamond",
+    "diamond",
+    "retried",
+    "slow",
+    "limited",
+    "failing",
+    "large",
+    "stubborn",
+    "commanded",
+    "commanded",
+)
+
+
 class Command(msgspec.Struct, frozen=True, kw_only=True):
     """What somebody asks of a run, `after` so many seconds from what was asked before."""
 
@@ -75,40 +91,23 @@ class RunPlan(msgspec.Struct, frozen=True, kw_only=True):
 def plan_run(seed: int, number: int) -> RunPlan:
     """The run with that number."""
     random = Random(f"run {seed} {number}")
-    commands: tuple[Command, ...] = ()
-    ends = {"completed"}
-    kind = random.choice(("chain", "chain", "diamond", "diamond", "retried", "slow", "limited", "failing", "commanded"))
+    kind = random.choice(_KINDS)
     definition, stages = _script(kind, random)
+    commands: tuple[Command, ...] = ()
+    ends = frozenset({"completed"})
     if kind == "failing":
-        commands = (Command(asked="retry", after=random.uniform(0.5, 2)),)
-        ends |= {"failed"}  # nobody could reach it to ask
+        # (Failed at last as well, when nobody could be reached to ask for the retry.)
+        commands, ends = random.choice(((_asked(random, retry=2.0), ends | {"failed"}), ((), frozenset({"failed"}))))
     elif kind == "commanded":
-        commands, ends = random.choice(
+        commands = random.choice(
             (
-                ((Command(asked="cancel", after=random.uniform(0, 4)),), {"completed", "cancelled"}),
-                (
-                    (
-                        Command(asked="cancel", after=random.uniform(0, 2)),
-                        Command(asked="retry", after=random.uniform(0, 2)),
-                    ),
-                    {"completed", "cancelled"},
-                ),
-                (
-                    (
-                        Command(asked="pause", after=random.uniform(0, 2)),
-                        Command(asked="resume", after=random.uniform(0, 4)),
-                    ),
-                    {"completed"},
-                ),
-                (
-                    (
-                        Command(asked="pause", after=random.uniform(0, 2)),
-                        Command(asked="cancel", after=random.uniform(0, 2)),
-                    ),
-                    {"completed", "cancelled"},
-                ),
+                _asked(random, cancel=4.0),
+                _asked(random, cancel=2.0, retry=2.0),
+                _asked(random, pause=2.0, resume=4.0),
+                _asked(random, pause=2.0, cancel=2.0),
             )
         )
+        ends |= {"cancelled"} if any(command.asked == "cancel" for command in commands) else set()
     return RunPlan(
         key=f"{seed}-{number}",
         body={
@@ -119,8 +118,16 @@ def plan_run(seed: int, number: int) -> RunPlan:
             "input": {"simulate": stages},
         },
         commands=commands,
-        ends=frozenset(ends),
+        ends=ends,
         twice=random.random() < 0.15,
+    )
+
+
+def _asked(random: Random, **most: float) -> tuple[Command, ...]:
+    """Commands in this order, each after a while of at most so many seconds."""
+    return tuple(
+        Command(asked=msgspec.convert(asked, Asked), after=random.uniform(0, seconds))
+        for asked, seconds in most.items()
     )
 
 
@@ -144,6 +151,14 @@ def _script(kind: str, random: Random) -> tuple[str, dict[str, list[Step]]]:
             return "diamond", {"begin": [_slow(0.2)], random.choice(("left", "middle", "right")): [long]}
         case "limited":
             return "limited", {"first": [{"do": "hang"}, _slow(0.1)]}
+        case "large":
+            # Too large for an event: input and output are stored beside the log.
+            large: Step = {"do": "succeed", "output": {"text": f"{random.random()} " * 1000}}
+            return "diamond", {"begin": [large], "left": [large], "end": [_slow(0.1)]}
+        case "stubborn":
+            # The first holds the loop of its worker, whose leases are renewed nevertheless.
+            blocking: Step = {"do": "block-loop", "seconds": random.uniform(0.2, 2)}
+            return "chain", {"s0": [blocking], "s1": [{"do": "ignore-cancel", "seconds": random.uniform(0.5, 2)}]}
         case "failing":
             broken: Step = {"do": "fail", "reason": "on-purpose"}
             return "chain", {random.choice(("s0", "s2")): [broken, _slow(0.1)]}

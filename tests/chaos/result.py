@@ -39,13 +39,17 @@ class Distribution(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Result(msgspec.Struct, kw_only=True):
-    """A trial. `checked` counts what each check looked at; without `failures` it was passed."""
+    """A trial. `checked` counts what each check looked at; without `failures` it was passed.
+
+    `injected` counts faults as they were begun: one that loses replies loses several, and `lost` in all of them together.
+    """
 
     seed: int
     seconds: float = 0.0
     phases: dict[str, float] = {}
     injected: dict[str, int] = {}
     skipped: int = 0
+    lost: int = 0
     checked: dict[str, int] = {}
     runs: dict[str, int] = {}
     worker_kills: int = 0
@@ -73,7 +77,8 @@ class Result(msgspec.Struct, kw_only=True):
         ]
         outcome = "[red]failed[/red]" if self.failures else "[green]passed[/green]"
         summary = (
-            f"{outcome}: {sum(self.injected.values())} faults ({self.skipped} left out), {self.worker_kills} kills of "
+            f"{outcome}: {sum(self.injected.values())} faults ({self.skipped} left out), "
+            f"{self.lost} requests or replies lost, {self.worker_kills} kills of "
             f"workers that held a task, {self.seconds:.0f} s\nseed {self.seed}"
         )
         return [*parts, *(Text(failure, style="red") for failure in self.failures), Text.from_markup(summary)]

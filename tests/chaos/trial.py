@@ -85,6 +85,7 @@ async def _torment(world: World, options: Options, result: Result, show: Show) -
         finally:
             showing.cancel()
             result.injected, result.skipped = dict(injector.injected), injector.skipped
+            result.lost = world.redis_proxy.faults_done + world.postgres_proxy.faults_done
         with _phase("rest", result):
             rested = await _rest(world, store, submitter, result, show)
         if rested:
