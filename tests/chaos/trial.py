@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
+import traceback
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -55,7 +56,7 @@ async def trial(options: Options, folder: Path, show: Show) -> Result:
             await _torment(world, options, result, show)
             with _phase("end", result):
                 await _end(world, result)
-    except (AssertionError, ExceptionGroup) as error:
+    except Exception as error:  # noqa: BLE001  # whatever it is, the table and the seed are to be told
         result.failures.append(_told(error))
     result.seconds = time.monotonic() - began
     return result
@@ -111,7 +112,8 @@ async def _recover(
     )
     for way in sorted({one.way for one in found}):
         result.recovery[way] = Distribution.of([one.seconds for one in found if one.way == way])
-    result.recovery["all"] = Distribution.of([one.seconds for one in found])
+    if found:
+        result.recovery["all"] = Distribution.of([one.seconds for one in found])
     slow = [one.seconds for one in found if one.seconds > BOUND_SECONDS]
     if slow:
         result.failures.append(f"tasks of killed workers were started again only after {slow} s")
@@ -218,5 +220,7 @@ async def _end(world: World, result: Result) -> None:
 
 def _told(error: BaseException) -> str:
     if isinstance(error, BaseExceptionGroup):
-        return "; ".join(_told(inner) for inner in error.exceptions)
-    return f"{type(error).__name__}: {error}"
+        return "\n".join(_told(inner) for inner in error.exceptions)
+    if isinstance(error, AssertionError):
+        return str(error)
+    return "".join(traceback.format_exception(error))
