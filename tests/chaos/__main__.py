@@ -56,7 +56,8 @@ def main() -> int:
     if arguments.json:
         arguments.json.write_bytes(msgspec.json.format(msgspec.json.encode(result)))
     if result.failures:
-        console.print(f"kept: {folder}; once more: python -m tests.chaos {' '.join(sys.argv[1:])} --seed {seed}")
+        again = " ".join([*sys.argv[1:], *(() if arguments.seed is not None else ("--seed", str(seed)))])
+        console.print(f"kept: {folder}\nonce more: python -m tests.chaos {again}", markup=False, soft_wrap=True)
         return 1
     shutil.rmtree(folder)
     return 0
