@@ -131,10 +131,10 @@ def _asked(random: Random, **most: float) -> tuple[Command, ...]:
     )
 
 
-def alone(key: str, seconds: float) -> RunPlan:
-    """A run of one task that takes so many seconds."""
-    script = {"simulate": {"work": [_slow(seconds)]}}
-    return RunPlan(key=key, body={"type": "alone", "name": key, "input": script})
+def alone(key: str) -> RunPlan:
+    """A run of one task that goes on until the run is cancelled."""
+    script = {"simulate": {"work": [{"do": "hang"}]}}
+    return RunPlan(key=key, body={"type": "alone", "name": key, "input": script}, ends=frozenset({"cancelled"}))
 
 
 def _script(kind: str, random: Random) -> tuple[str, dict[str, list[Step]]]:

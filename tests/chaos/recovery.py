@@ -11,6 +11,7 @@ import signal
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
+from http import HTTPStatus
 from random import Random
 from typing import Final, Literal, TypeAlias
 
@@ -26,7 +27,6 @@ from tests.support.waiting import eventually
 
 AGENT: Final = "gamma"
 STAGE: Final = "work"
-TASK_SECONDS: Final = 4.0
 SLOTS: Final = 8
 TASKS_PER_WORKER: Final = 2
 PATIENCE_SECONDS: Final = 30.0
@@ -43,7 +43,7 @@ class Recovery(msgspec.Struct, frozen=True, kw_only=True):
 
 @asynccontextmanager
 async def team(world: World, size: int) -> AsyncIterator[list[StandBy]]:
-    """The workers of this agent. They stay to the end: what they have begun has nobody else."""
+    """The workers of this agent. They stay to the end, through all faults."""
     arguments = ["worker", f"simulated:{AGENT}", "--concurrency", str(SLOTS)]
     async with AsyncExitStack() as ended:
         yield [
@@ -62,9 +62,7 @@ async def measure(
     while killed < kills:
         turn += 1
         by_name = await eventually(lambda: _by_name(store, workers), PATIENCE_SECONDS)
-        plans = [
-            alone(f"{seed}-alone-{turn}-{number}", TASK_SECONDS) for number in range(TASKS_PER_WORKER * len(workers))
-        ]
+        plans = [alone(f"{seed}-alone-{turn}-{number}") for number in range(TASKS_PER_WORKER * len(workers))]
         runs = await asyncio.gather(*(submitter.play(plan) for plan in plans))
         held = await eventually(partial(_held, store, runs), PATIENCE_SECONDS)
         holders = sorted(set(held.values()))
@@ -80,6 +78,8 @@ async def measure(
         killed += len(victims)
         for process in workers:
             process.free()
+        for workflow_id in runs:
+            assert await submitter.ask(workflow_id, "cancel") == HTTPStatus.OK, f"{workflow_id} can't be cancelled"
     return killed, found
 
 
@@ -107,7 +107,11 @@ async def _recovered(store: RedisStore, workflow_ids: list[str], at: int) -> lis
                 again.setdefault(workflow_id, (task.started_at - at) / 1_000_000)
         return len(again) == len(workflow_ids)
 
-    await eventually(all_again, PATIENCE_SECONDS)
+    try:
+        await eventually(all_again, PATIENCE_SECONDS)
+    except AssertionError:
+        left = sorted(set(workflow_ids) - set(again))
+        raise AssertionError(f"no worker took up {left} within {PATIENCE_SECONDS:g} s") from None
     return list(again.values())
 
 

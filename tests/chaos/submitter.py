@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from http import HTTPStatus
 from typing import Any, Final
 
 import aiohttp
@@ -21,9 +22,9 @@ PAUSE_SECONDS: Final = 0.2
 #: How long somebody goes on asking for a retry of a run that has not failed yet.
 PATIENCE_SECONDS: Final = 60.0
 
-_CREATED: Final = 201
-_DONE: Final = 200
-_REFUSED: Final = 409
+_DONE: Final = HTTPStatus.OK
+_CREATED: Final = HTTPStatus.CREATED
+_REFUSED: Final = HTTPStatus.CONFLICT
 _OUR_FAULT: Final = range(400, 500)
 
 

@@ -35,7 +35,7 @@ Show = Callable[[str, int, int], None]
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
-    """How much of everything. `kills` is how many workers that hold a task die before the faults, `workers` at a time."""
+    """How much of everything. Of `workers` that hold tasks up to half die at a time, before the faults, until it was `kills`."""
 
     seed: int
     seconds: float = 120.0
