@@ -27,7 +27,7 @@ from tests.chaos.trial import Options, trial
 TELL_SECONDS = 10.0
 
 #: A trial that fits into the test suite.
-SLICE = Options(seed=0, seconds=9.0, runs=40, postgres_away_seconds=4.0, workers=2, kills=1)
+SLICE = Options(seed=0, seconds=8.0, runs=35, postgres_away_seconds=4.0, workers=2, kills=1)
 
 
 def main() -> int:
