@@ -67,7 +67,7 @@ class RunningTask:
         self._workspaces = workspaces
         self._workspace: Workspace | None = None
         self._breakers = breakers
-        self._progressed_at = 0.0
+        self._progressed_at = float("-inf")
 
     @property
     def told(self) -> bool:
@@ -87,7 +87,7 @@ class RunningTask:
         """Report it, unless the last one is too young."""
         if not 0.0 <= fraction <= 1.0:
             raise ValueError(f"progress is between 0 and 1, not {fraction}")
-        now = time.monotonic()
+        now = asyncio.get_running_loop().time()
         if now - self._progressed_at >= PROGRESS_SECONDS:
             self._progressed_at = now
             self._reporter.send_nowait(

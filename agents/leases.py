@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Final, Protocol
 
 from tailrace.core.errors import TailraceError
 from tailrace.core.store.port import Delivery, LeaseKeeper, Renewal, WorkerBeat
@@ -23,11 +23,21 @@ RENEW_SECONDS: Final = 1.0
 RETRY_SECONDS: Final = 0.2
 
 
-class LeaseThread:
-    """Renews what `held` gives, and beats with what `beat` gives, once a second until `stop`.
+class Leases(Protocol):
+    """What drives the rounds of a worker: a thread, unless a test has reasons of its own."""
 
-    `on_renewals` is called on the thread with every answer that is not `ok`, `on_failure` with what ends the
-    thread: without it nothing is renewed any more.
+    def start(self) -> None:
+        """Begin; the first round is at once."""
+
+    def stop(self) -> None:
+        """End. Called off the event loop: it may wait for a round to end."""
+
+
+class LeaseRounds:
+    """Renews what `held` gives, and beats with what `beat` gives, one round at a time.
+
+    `on_renewals` is called with every answer that is not `ok`, `on_failure` with what ends the rounds: without them
+    nothing is renewed any more.
     """
 
     def __init__(
@@ -46,6 +56,42 @@ class LeaseThread:
         self._on_renewals = on_renewals
         self._on_failure = on_failure
         self._renew_seconds = renew_seconds
+        self._failing = False
+
+    def next(self) -> float | None:
+        """One round; gives the seconds until the next one, or None when there will be none."""
+        try:
+            # Leases first: a beat that can't be written must not cost a task.
+            held = self._held()
+            if held:
+                answers = [renewal for renewal in self._keeper.renew(held) if renewal.outcome != "ok"]
+                if answers:
+                    self._on_renewals(answers)
+            self._keeper.beat(self._beat())
+            if self._failing:
+                log.info("leases are renewed again")
+            self._failing = False
+        except TailraceError as error:
+            # The lease stands still with the store: when it is back, the next round renews.
+            if not self._failing:
+                log.warning("leases can't be renewed: %s", error)
+            self._failing = True
+        except Exception as error:  # on a thread nobody would hear of it
+            log.exception("the lease thread ends")
+            self._on_failure(error)
+            return None
+        return min(RETRY_SECONDS, self._renew_seconds) if self._failing else self._renew_seconds
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._keeper.close()
+
+
+class LeaseThread:
+    """Rounds on a thread of their own, once a second until `stop`."""
+
+    def __init__(self, rounds: LeaseRounds) -> None:
+        self._rounds = rounds
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="leases", daemon=True)
 
@@ -57,30 +103,8 @@ class LeaseThread:
         """End, and close the connection; returns when the thread is gone (at most one call to the store)."""
         self._stopped.set()
         self._thread.join()
-        self._keeper.close()
+        self._rounds.close()
 
     def _run(self) -> None:
-        failing = False
-        while True:
-            try:
-                # Leases first: a beat that can't be written must not cost a task.
-                held = self._held()
-                if held:
-                    answers = [renewal for renewal in self._keeper.renew(held) if renewal.outcome != "ok"]
-                    if answers:
-                        self._on_renewals(answers)
-                self._keeper.beat(self._beat())
-                if failing:
-                    log.info("leases are renewed again")
-                failing = False
-            except TailraceError as error:
-                # The lease stands still with the store: when it is back, the next round renews.
-                if not failing:
-                    log.warning("leases can't be renewed: %s", error)
-                failing = True
-            except Exception as error:  # on a thread nobody would hear of it
-                log.exception("the lease thread ends")
-                self._on_failure(error)
-                return
-            if self._stopped.wait(min(RETRY_SECONDS, self._renew_seconds) if failing else self._renew_seconds):
-                return
+        while (wait := self._rounds.next()) is not None and not self._stopped.wait(wait):
+            pass

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Final
@@ -24,7 +24,7 @@ from tailrace.agents.breaker import Breaker
 from tailrace.agents.context import RunningTask
 from tailrace.agents.execution import execute
 from tailrace.agents.inputs import Inputs
-from tailrace.agents.leases import RENEW_SECONDS, LeaseThread
+from tailrace.agents.leases import RENEW_SECONDS, LeaseRounds, Leases, LeaseThread
 from tailrace.agents.reporter import Reporter
 from tailrace.agents.sdk import Agent
 from tailrace.agents.workspace import turn
@@ -57,10 +57,17 @@ class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Worker:
-    """One worker of one agent."""
+    """One worker of one agent. `leases` makes what drives its renewals and beats."""
 
     def __init__(
-        self, agent: Agent, queue: TaskQueue, keeper: LeaseKeeper, artifacts: ArtifactStore, options: WorkerOptions
+        self,
+        agent: Agent,
+        queue: TaskQueue,
+        keeper: LeaseKeeper,
+        artifacts: ArtifactStore,
+        options: WorkerOptions,
+        *,
+        leases: Callable[[LeaseRounds], Leases] = LeaseThread,
     ) -> None:
         self._agent = agent
         self._queue = queue
@@ -77,7 +84,7 @@ class Worker:
         self._draining = False
         self._loop = asyncio.get_running_loop()
         self._lease_failure: asyncio.Future[Exception] = self._loop.create_future()
-        self._leases = LeaseThread(
+        rounds = LeaseRounds(
             keeper,
             held=self._deliveries,
             beat=self._beat,
@@ -85,6 +92,7 @@ class Worker:
             on_failure=self._hand_failure,
             renew_seconds=options.renew_seconds,
         )
+        self._leases = leases(rounds)
 
     async def run(self, stop: asyncio.Event, *, joined: asyncio.Event | None = None) -> None:
         """Work until `stop` is set, then drain. `joined` is set once the worker is in its group and has beaten."""

@@ -42,11 +42,18 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CommandHandler:
-    """Carries out commands against a store. Stateless: any number of them may run."""
+    """Carries out commands against a store. Stateless: any number of them may run. `command_ids` gives each call its id."""
 
-    def __init__(self, store: WorkflowStore, *, archived: ArchiveLookup | None = None) -> None:
+    def __init__(
+        self,
+        store: WorkflowStore,
+        *,
+        archived: ArchiveLookup | None = None,
+        command_ids: Callable[[], str] = new_command_id,
+    ) -> None:
         self._store = store
         self._archived = archived
+        self._command_ids = command_ids
         self._fullness = (-1.0, 0.0)
 
     async def create(self, command: CreateWorkflow, *, actor: str, traceparent: str = "") -> Outcome:
@@ -56,7 +63,7 @@ class CommandHandler:
         """
         await self._refuse_when_full()
         pipeline = await self._store.pipeline(command.definition)
-        command_id = new_command_id()
+        command_id = self._command_ids()
         for wait in (*_RECONNECT_WAITS, None):
             try:
                 now = await self._store.now()
@@ -84,7 +91,7 @@ class CommandHandler:
         With `version` it is decided on that version or not at all (`VersionConflict`). Raises `NotFound`, `CommandRefused`,
         `InvalidInput`, `StoreUnavailable`.
         """
-        command_id = new_command_id()
+        command_id = self._command_ids()
         waits = list(_RECONNECT_WAITS)
         conflicts = 0
         while True:

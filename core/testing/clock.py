@@ -19,7 +19,8 @@ class Signal:
     """Wakes everything that waits for a change. Belongs to one event loop."""
 
     def __init__(self) -> None:
-        self._waiting: set[asyncio.Future[None]] = set()
+        # In order: who waits first is woken first, each time a test runs.
+        self._waiting: dict[asyncio.Future[None], None] = {}
 
     def wake(self) -> None:
         """Let all that wait look again."""
@@ -30,11 +31,11 @@ class Signal:
     async def wait(self) -> None:
         """Return at the next `wake`."""
         waiting: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.add(waiting)
+        self._waiting[waiting] = None
         try:
             await waiting
         finally:
-            self._waiting.discard(waiting)
+            del self._waiting[waiting]
 
 
 class ManualClock:

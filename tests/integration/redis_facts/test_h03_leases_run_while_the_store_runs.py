@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tailrace.agents.leases import RENEW_SECONDS, LeaseThread
+from tailrace.agents.leases import RENEW_SECONDS, LeaseRounds, LeaseThread
 from tailrace.agents.sdk import TaskContext
 from tailrace.core.redis_backend.tasks import RedisLeases
 from tailrace.core.store.port import Delivery, WorkerBeat
@@ -103,13 +103,14 @@ async def test_h03_a_renewal_that_failed_is_soon_tried_again(redis_server: Embed
             tries.append(time.monotonic())
             return []
 
-        thread = LeaseThread(
+        rounds = LeaseRounds(
             RedisLeases(bench.store, "agent", "w1"),
             held=held,
             beat=lambda: BEAT,
             on_renewals=lambda renewals: None,
             on_failure=failures.append,
         )
+        thread = LeaseThread(rounds)
         thread.start()
         try:
             await eventually(lambda: _as_many(tries, 1))
