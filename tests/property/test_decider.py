@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
-from collections import Counter
-
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tailrace.core.codec import decode, decode_command, decode_event, encode, encode_event
-from tailrace.core.commands import CreateWorkflow
 from tailrace.core.engine.plan import plan
-from tailrace.core.events import (
-    TERMINAL,
-    Event,
-    StageCompleted,
-    StageFailed,
-    TaskDispatched,
-    TaskFailed,
-    TaskRedispatched,
-    TaskStarted,
-    WorkflowRetried,
-)
+from tailrace.core.events import Event
 from tailrace.core.store.checks import check_append
 from tailrace.core.testing.history import History, names
+from tailrace.core.testing.invariants import (
+    check_needs,
+    check_next_step,
+    check_order,
+    check_outcomes,
+    check_reproduced,
+    check_rounds,
+    check_tasks,
+)
 from tailrace.core.workflow.definition import Pipeline
-from tailrace.core.workflow.history import DecidedEvent, Record, apply, fold, step
-from tailrace.core.workflow.policy import NEVER_US, expectation, timers
+from tailrace.core.workflow.history import DecidedEvent, Record, fold
+from tailrace.core.workflow.policy import expectation, timers
 from tailrace.core.workflow.state import WorkflowState
 from tests.property.runs import Happening, RandomRun, happenings, pipelines
 
@@ -36,8 +32,6 @@ bounded = settings(
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 courses = st.integers(0, 60).flatmap(lambda length: st.lists(happenings, min_size=length, max_size=length))
-
-ENDED = {"completed", "failed", "skipped", "cancelled"}
 
 
 def played(pipeline: Pipeline, course: list[Happening]) -> History:
@@ -56,19 +50,7 @@ def test_an_open_run_always_has_a_next_step(pipeline: Pipeline, course: list[Hap
     for happening in [None, *course]:
         if happening is not None:
             run.let(happening)
-        state = run.history.state
-        due = expectation(pipeline, state)
-        if state.terminal:
-            assert due is None
-            assert timers(state) == {}
-            assert run.history.open_stages == []
-            continue
-        assert due is not None
-        assert due == NEVER_US or due > state.created_at
-        waits = any(stage.retry_at is not None for stage in state.stages.values())
-        assert run.history.open_stages or waits or state.status == "paused"
-        if state.status == "paused":
-            assert (due, timers(state)) == (NEVER_US, {})
+        check_next_step(pipeline, run.history.state, expectation(pipeline, run.history.state))
 
 
 @bounded
@@ -76,62 +58,21 @@ def test_an_open_run_always_has_a_next_step(pipeline: Pipeline, course: list[Hap
 def test_tasks_are_open_one_at_a_time_and_attempts_count_up(pipeline: Pipeline, course: list[Happening]) -> None:
     """A task id is dispatched once, never while another task of its stage is open, and closed at most once."""
     run = played(pipeline, course)
-    attempts: Counter[str] = Counter()
-    open_tasks: dict[str, str] = {}
-    closed: set[str] = set()
-    for event in run.events:
-        match event:
-            case TaskDispatched():
-                assert event.stage not in open_tasks
-                assert event.attempt == attempts[event.stage] + 1
-                attempts[event.stage] = event.attempt
-                open_tasks[event.stage] = event.task_id
-            case TaskStarted() | TaskRedispatched():
-                assert open_tasks[event.stage] == event.task_id
-            case TaskFailed() | StageCompleted():
-                assert open_tasks.pop(event.stage) == event.task_id
-                assert event.task_id not in closed
-                closed.add(event.task_id)
-            case _ if type(event).__name__ in TERMINAL:
-                open_tasks.clear()
-            case _:
-                pass
-    assert {run.task_id(name) for name in run.open_stages} == set(open_tasks.values())
+    assert {run.task_id(name) for name in run.open_stages} == check_tasks(run.records)
 
 
 @bounded
 @given(pipelines(), courses)
 def test_needs_are_met_before_a_stage_is_dispatched(pipeline: Pipeline, course: list[Happening]) -> None:
     """And nothing is dispatched in a pause or after the end."""
-    run = played(pipeline, course)
-    state: WorkflowState | None = None
-    for record in run.records:
-        if isinstance(record.event, TaskDispatched) and state is not None:
-            needs = pipeline.stages[record.event.stage].needs
-            assert all(state.stages[need].status == "completed" for need in needs)
-            assert state.status in {"initiated", "running"}
-        state = apply(state, record)
+    check_needs(pipeline, played(pipeline, course).records)
 
 
 @bounded
 @given(pipelines(), courses)
 def test_the_end_is_the_end_and_progress_never_falls(pipeline: Pipeline, course: list[Happening]) -> None:
     """Within a round; only a retry opens the next one."""
-    run = played(pipeline, course)
-    state: WorkflowState | None = None
-    for record in run.records:
-        before, state = state, apply(state, record)
-        if before is None:
-            continue
-        if isinstance(record.event, WorkflowRetried):
-            assert before.terminal
-            assert state.round == before.round + 1
-            continue
-        assert state.round == before.round
-        assert state.progress_percentage >= before.progress_percentage
-        if before.terminal:
-            assert (state.status, state.stages) == (before.status, before.stages)
-            assert type(record.event).__name__ not in TERMINAL
+    check_rounds(played(pipeline, course).records)
 
 
 @bounded
@@ -139,27 +80,7 @@ def test_the_end_is_the_end_and_progress_never_falls(pipeline: Pipeline, course:
 def test_every_stage_of_an_ended_run_has_one_outcome(pipeline: Pipeline, course: list[Happening]) -> None:
     """One of four; and within a round at most one event says so."""
     run = played(pipeline, course)
-    outcomes: Counter[str] = Counter()
-    state: WorkflowState | None = None
-    for record in run.records:
-        state = apply(state, record)
-        if isinstance(record.event, WorkflowRetried):
-            for name in record.event.reset:
-                outcomes[name] = 0
-        if isinstance(record.event, StageCompleted | StageFailed):
-            outcomes[record.event.stage] += 1
-            assert outcomes[record.event.stage] == 1
-    assert state is not None
-    statuses = {stage.status for stage in state.stages.values()}
-    if state.terminal:
-        assert statuses <= ENDED
-        assert (state.status == "completed") == (statuses == {"completed"})
-        assert state.completed_at is not None
-        assert state.progress_percentage == 100 or statuses != {"completed"}
-    else:
-        assert statuses != {"completed"}
-        assert state.completed_at is None
-    assert ("failed" in statuses) == (state.status == "failed")
+    check_outcomes(run.records, run.state)
 
 
 @bounded
@@ -168,8 +89,8 @@ def test_the_history_alone_gives_the_state(pipeline: Pipeline, course: list[Happ
     """Byte for byte, through the codec, with dense versions and times that never fall."""
     run = played(pipeline, course)
     read = [reread(record) for record in run.records]
-    assert [record.version for record in read] == list(range(1, run.state.version + 1))
-    assert [record.at for record in read] == sorted(record.at for record in read)
+    assert len(read) == run.state.version
+    check_order(read)
     snapshot = fold(read)
     assert snapshot is not None
     assert encode(snapshot.state) == encode(run.state)
@@ -184,28 +105,8 @@ def test_the_history_alone_gives_the_state(pipeline: Pipeline, course: list[Happ
 def test_the_commands_in_the_history_reproduce_it(pipeline: Pipeline, course: list[Happening]) -> None:
     """Each decision again, on the state before it and at its time: the same events, byte for byte."""
     run = played(pipeline, course)
-    state: WorkflowState | None = None
-    position = 0
-    log = run.log()
-    while position < len(run.records):
-        record = reread(run.records[position]).command
-        assert record is not None, "each decision begins with its command"
-        command = decode_command(record)
-        assert isinstance(command, CreateWorkflow) == (position == 0)
-        state, decided = step(
-            pipeline,
-            state,
-            command,
-            now=record.now,
-            command_id=record.id,
-            actor=record.actor,
-            traceparent=run.state.traceparent,
-        )
-        assert decided
-        again = [encode_event(item.event, at=item.at, command=item.command) for item in decided]
-        assert again == log[position : position + len(again)]
-        position += len(again)
-    assert encode(state) == encode(run.state)
+    records = [reread(record) for record in run.records]
+    check_reproduced(pipeline, records, run.log(), run.state.traceparent)
 
 
 @bounded

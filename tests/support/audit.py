@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from tailrace.core.codec import decode_command, decode_event, encode, encode_event
 from tailrace.core.commands import CreateWorkflow
-from tailrace.core.redis_backend.store import RedisStore
-from tailrace.core.store.port import RawEntry
+from tailrace.core.store.port import RawEntry, WorkflowStore
 from tailrace.core.workflow.history import Record, fold, step
 from tailrace.core.workflow.state import WorkflowState
 
 _PAGE = 1000
 
 
-async def whole_log(store: RedisStore, partition: int) -> list[RawEntry]:
+async def whole_log(store: WorkflowStore, partition: int) -> list[RawEntry]:
     """Every entry of a partition's log."""
     found: list[RawEntry] = []
     while page := await store.read_log(partition, found[-1].entry_id if found else "0-0", count=_PAGE):
@@ -20,7 +19,7 @@ async def whole_log(store: RedisStore, partition: int) -> list[RawEntry]:
     return found
 
 
-async def histories(store: RedisStore) -> dict[str, list[RawEntry]]:
+async def histories(store: WorkflowStore) -> dict[str, list[RawEntry]]:
     """The log of each run, in its order; fails when a partition's `seq` or a run's `version` has a hole."""
     runs: dict[str, list[RawEntry]] = {}
     for partition in range(store.partitions):
@@ -51,7 +50,7 @@ def record(entry: RawEntry) -> Record:
     )
 
 
-async def audit(store: RedisStore) -> dict[str, list[RawEntry]]:
+async def audit(store: WorkflowStore) -> dict[str, list[RawEntry]]:
     """Fail unless every run is stored as the fold of its log, byte for byte; gives the log of each run."""
     runs = await histories(store)
     for workflow_id, entries in runs.items():
@@ -64,7 +63,7 @@ async def audit(store: RedisStore) -> dict[str, list[RawEntry]]:
     return runs
 
 
-async def decided_again(store: RedisStore, entries: list[RawEntry]) -> list[tuple[str, bytes]]:
+async def decided_again(store: WorkflowStore, entries: list[RawEntry]) -> list[tuple[str, bytes]]:
     """Type and bytes of each event of a run, as today's decider makes them from the commands in its log."""
     made: list[tuple[str, bytes]] = []
     state: WorkflowState | None = None
