@@ -1,0 +1,54 @@
+"""Sees each append and each report at the moment it takes effect, and holds it to what must be true at every moment.
+
+What a whole history must look like is checked at its end; here is what would be mended, or forgotten, until then.
+"""
+
+from __future__ import annotations
+
+from tailrace.core.commands import Report
+from tailrace.core.ids import TaskId
+from tailrace.core.store.memory import MemoryBackend
+from tailrace.core.store.memory.queue import FINAL
+from tailrace.core.store.port import Append, Appended
+from tailrace.core.testing.invariants import check_next_step
+from tailrace.core.workflow.policy import timers
+from tailrace.core.workflow.state import WorkflowState
+
+
+class Witness:
+    """`violations` is what was seen and must not be; `outcomes` are final reports that the store took, in order."""
+
+    def __init__(self, data: MemoryBackend) -> None:
+        self.violations: list[str] = []
+        self.outcomes: list[Report] = []
+        self._data = data
+
+    def appended(self, append: Append, appended: Appended) -> None:
+        """Look at a run right after an append."""
+        if appended.outcome != "ok" or append.state is None:
+            return
+        try:
+            self._check(append.state)
+        except AssertionError as error:
+            self.violations.append(f"{append.workflow_id} at version {append.state.version}: {error}")
+
+    def reported(self, report: Report, *, accepted: bool) -> None:
+        """Keep a final report that the store took."""
+        if accepted and report.kind in FINAL:
+            self.outcomes.append(report)
+
+    def _check(self, state: WorkflowState) -> None:
+        workflow_id = state.workflow_id
+        partition = self._data.partition_of(workflow_id)
+        run = partition.runs[workflow_id]
+        pipeline = self._data.pipelines[state.definition]
+        check_next_step(pipeline, state, partition.expectations.get(workflow_id))
+        prefix = f"{workflow_id}|"
+        running = {name: due for name, due in partition.timers.items() if name.startswith(prefix)}
+        assert running == timers(state), f"timers {running} run, {timers(state)} should"
+        wanted = {
+            str(TaskId(workflow_id=workflow_id, stage=name, attempt=stage.task.attempt))
+            for name, stage in state.stages.items()
+            if stage.task is not None
+        }
+        assert set(run.open_tasks) == wanted, f"open in the store: {sorted(run.open_tasks)}, in the state: {wanted}"
