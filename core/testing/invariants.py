@@ -9,8 +9,9 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Final
 
+from tailrace.core.clock import to_us
 from tailrace.core.codec import decode_command, encode_event
-from tailrace.core.commands import CreateWorkflow
+from tailrace.core.commands import CreateWorkflow, FireTimer
 from tailrace.core.events import (
     TERMINAL,
     StageCompleted,
@@ -19,6 +20,8 @@ from tailrace.core.events import (
     TaskFailed,
     TaskRedispatched,
     TaskStarted,
+    WorkflowPaused,
+    WorkflowResumed,
     WorkflowRetried,
 )
 from tailrace.core.ids import TaskId
@@ -131,6 +134,33 @@ def check_outcomes(records: Sequence[Record], state: WorkflowState) -> None:
     assert ("failed" in statuses) == (state.status == "failed"), f"{state.status} with {statuses}"
 
 
+def check_clocks(pipeline: Pipeline, records: Sequence[Record]) -> None:
+    """No attempt times out before its time, and time in a pause does not count."""
+    since: dict[str, int] = {}
+    paused_at: int | None = None
+    for record in records:
+        match event := record.event:
+            case TaskDispatched() | TaskRedispatched() | TaskStarted():
+                since[event.stage] = record.at
+            case WorkflowPaused():
+                paused_at = record.at
+            case WorkflowResumed() if paused_at is not None:
+                # What began before the pause has run for as long as it had then; what began in it begins now.
+                since = {stage: record.at - max(0, paused_at - begun) for stage, begun in since.items()}
+                paused_at = None
+            case WorkflowRetried():
+                paused_at = None
+            case TaskFailed() if record.command is not None and record.command.type == "FireTimer":
+                timer = decode_command(record.command)
+                assert isinstance(timer, FireTimer)
+                stage = pipeline.stages[event.stage]
+                limit = stage.timeout_seconds if timer.kind == "attempt" else stage.start_timeout_seconds
+                assert limit is not None, f"{event.task_id} has no limit that it could be over"
+                assert timer.due_at - since[event.stage] >= to_us(limit), f"{event.task_id} times out before its time"
+            case _:
+                pass
+
+
 def check_reproduced(pipeline: Pipeline, records: Sequence[Record], data: Sequence[bytes], traceparent: str) -> None:
     """Each command decided again, on the state before it and at its time, gives the same events, byte for byte."""
     state: WorkflowState | None = None
@@ -168,4 +198,5 @@ def check_history(pipeline: Pipeline, records: Sequence[Record], data: Sequence[
     check_needs(pipeline, records)
     check_rounds(records)
     check_outcomes(records, state)
+    check_clocks(pipeline, records)
     check_reproduced(pipeline, records, data, state.traceparent)

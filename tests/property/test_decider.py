@@ -11,6 +11,7 @@ from tailrace.core.events import Event
 from tailrace.core.store.checks import check_append
 from tailrace.core.testing.history import History, names
 from tailrace.core.testing.invariants import (
+    check_clocks,
     check_needs,
     check_next_step,
     check_order,
@@ -73,6 +74,13 @@ def test_needs_are_met_before_a_stage_is_dispatched(pipeline: Pipeline, course: 
 def test_the_end_is_the_end_and_progress_never_falls(pipeline: Pipeline, course: list[Happening]) -> None:
     """Within a round; only a retry opens the next one."""
     check_rounds(played(pipeline, course).records)
+
+
+@bounded
+@given(pipelines(), courses)
+def test_attempts_have_their_whole_time(pipeline: Pipeline, course: list[Happening]) -> None:
+    """And the time of a pause is not theirs."""
+    check_clocks(pipeline, played(pipeline, course).records)
 
 
 @bounded
