@@ -104,8 +104,9 @@ class CommandHandler:
                 continue
             if isinstance(outcome, Snapshot):
                 return outcome
+            # Also with `version`: what was faster may be this very command, whose first request arrived late.
             conflicts += 1
-            if version is not None or conflicts > MAX_CONFLICTS:
+            if conflicts > MAX_CONFLICTS:
                 raise VersionConflict(workflow_id, version or 0, outcome.version)
 
     async def _try(
@@ -127,7 +128,7 @@ class CommandHandler:
         if state.version_of_command(command_id) is not None:
             return snapshot
         if version is not None and state.version != version:
-            return Appended(outcome="conflict", version=state.version)
+            raise VersionConflict(workflow_id, version, state.version)
         pipeline = await self._store.pipeline(state.definition)
         now = await self._store.now()
         after, decided = step(
