@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from tailrace.core.codec import decode_command, encode
-from tailrace.core.commands import ApplyReport, FireTimer
-from tailrace.core.events import StageCompleted, TaskFailed
+from tailrace.core.commands import ApplyReport
+from tailrace.core.events import StageCompleted
 from tailrace.core.store.memory.queue import FINAL
 from tailrace.core.store.port import RawEntry
 from tailrace.core.testing.invariants import check_history
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 #: Actors of commands that nobody gave.
 _MACHINES = frozenset({"report", "timer"})
-_MACHINE_COMMANDS = frozenset({"ApplyReport", "FireTimer"})
 
 
 async def check_world(world: World) -> list[str]:
@@ -48,7 +47,6 @@ def _check_run(world: World, records: Sequence[Record], entries: Sequence[RawEnt
         check_history(world.workload.pipeline, records, [entry.data for entry in entries], snapshot.state)
     except AssertionError as error:
         yield f"{workflow_id}: {error}"
-    yield from _check_timers(records)
     database, run = world.database, replay(workflow_id, entries)
     view = database.views.get(workflow_id)
     if view is None or encode(view) != encode(run.view()):
@@ -62,23 +60,6 @@ def _check_run(world: World, records: Sequence[Record], entries: Sequence[RawEnt
     outputs = {(stage, attempt): value for (of, stage, attempt), value in database.outputs.items() if of == workflow_id}
     if outputs != run.outputs:
         yield f"{workflow_id}: the projected outputs are not those of its log"
-
-
-def _check_timers(records: Sequence[Record]) -> Iterator[str]:
-    """A timer closes no task of which a report had come by the time it was due."""
-    closed: dict[str, int] = {}
-    for item in records:
-        if item.command is None or item.command.type not in _MACHINE_COMMANDS:
-            continue
-        command = decode_command(item.command)
-        if isinstance(command, FireTimer) and isinstance(item.event, TaskFailed):
-            closed[item.event.task_id] = command.due_at
-        elif isinstance(command, ApplyReport):
-            # The id of such a command is that of the report's entry, which begins with its time in milliseconds.
-            came_at = int(item.command.id.partition("-")[0]) * 1000
-            due_at = closed.get(command.report.task_id)
-            if due_at is not None and came_at <= due_at:
-                yield f"{command.report.task_id} was closed by a timer over its report {command.report.kind}"
 
 
 def _check_people(world: World, records: dict[str, list[Record]]) -> Iterator[str]:
@@ -97,6 +78,9 @@ def _check_people(world: World, records: dict[str, list[Record]]) -> Iterator[st
     for actor, (workflow_id, version) in world.people.acknowledged.items():
         if not given[actor, workflow_id]:
             yield f"the command of {actor} was acknowledged with version {version} of {workflow_id} and is not there"
+    for actor, workflow_id in world.people.refused.items():
+        if given[actor, workflow_id]:
+            yield f"the command of {actor} on {workflow_id} was refused and is there"
 
 
 def _check_outcomes(world: World, records: dict[str, list[Record]]) -> Iterator[str]:

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from tailrace.core.commands import Command, CreateWorkflow
 from tailrace.core.engine.command_handler import CommandHandler
-from tailrace.core.errors import AlreadyExists, StoreUnavailable, TailraceError
+from tailrace.core.errors import AlreadyExists, CommandRefused, StoreUnavailable, TailraceError, VersionConflict
 from tailrace.core.testing.builders import TRACEPARENT, create_workflow
 from tailrace.core.testing.simulation import Trace
 from tailrace.core.workflow.definition import Pipeline
@@ -30,11 +30,15 @@ class Door(Protocol):
 
 
 class People:
-    """Those who order runs and give commands. `acknowledged` maps an actor to the run and version he was told."""
+    """Those who order runs and give commands. `acknowledged` maps an actor to the run and version he was told.
+
+    `refused` maps an actor to the run that would not have his command.
+    """
 
     def __init__(self, door: Door, workload: Workload, trace: Trace) -> None:
         self.created: set[str] = set()
         self.acknowledged: dict[str, tuple[str, int]] = {}
+        self.refused: dict[str, str] = {}
         self.surprises: list[str] = []
         self._door = door
         self._workload = workload
@@ -96,6 +100,9 @@ class People:
             )
         except (Gone, TailraceError) as error:
             self._trace.add(actor, name, workflow_id, type(error).__name__)
+            # What the watchdog finds is not remembered: when the reply is lost, a conflict may be with itself.
+            if isinstance(error, CommandRefused | VersionConflict) and name != "FlagStall":
+                self.refused[actor] = workflow_id
             return
         self._trace.add(actor, name, workflow_id, snapshot.state.version)
         if name != "FlagStall":

@@ -29,6 +29,7 @@ class Witness:
             return
         try:
             self._check(append.state)
+            self._check_timer(append)
         except AssertionError as error:
             self.violations.append(f"{append.workflow_id} at version {append.state.version}: {error}")
 
@@ -52,3 +53,12 @@ class Witness:
             if stage.task is not None
         }
         assert set(run.open_tasks) == wanted, f"open in the store: {sorted(run.open_tasks)}, in the state: {wanted}"
+
+    def _check_timer(self, append: Append) -> None:
+        """What had come by the time a timer was due is decided before it."""
+        if append.timer is None:
+            return
+        partition = self._data.partition_of(append.workflow_id)
+        oldest = partition.reports.oldest()
+        waits = oldest is not None and oldest[0] * 1000 <= append.timer.due_at
+        assert not waits, f"{append.timer.name} fires over a report that had come before it was due"
