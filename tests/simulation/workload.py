@@ -73,10 +73,16 @@ def draw_workload(random: Random, seconds: float) -> Workload:
         for number in range(1, random.choice((2, 3, 4, 6)))
     )
     names = list(planned.stages)
-    wishes = tuple(
-        _wish(random, number, orders, names, seconds) for number in range(random.choice((0, 1, 2, 4, 8, 12)))
-    )
-    return Workload(pipeline=planned, orders=orders, wishes=wishes)
+    wishes: list[Wish] = []
+    for number in range(random.choice((0, 1, 2, 4, 8, 12))):
+        wish = _wish(random, number, orders, names, seconds)
+        if wishes and random.random() < 0.3:
+            # People come together: several want something of the same run at about the same time.
+            last = wishes[-1]
+            soon = random.choice((0.0, 0.02, 0.3)) * random.random()
+            wish = msgspec.structs.replace(wish, workflow_id=last.workflow_id, at=last.at + soon)
+        wishes.append(wish)
+    return Workload(pipeline=planned, orders=orders, wishes=tuple(wishes))
 
 
 def _stages(random: Random) -> list[StageDefinition]:
