@@ -30,6 +30,7 @@ class Witness:
         try:
             self._check(append.state)
             self._check_timer(append)
+            self._check_owner(append)
         except AssertionError as error:
             self.violations.append(f"{append.workflow_id} at version {append.state.version}: {error}")
 
@@ -62,3 +63,11 @@ class Witness:
         oldest = partition.reports.oldest()
         waits = oldest is not None and oldest[0] * 1000 <= append.timer.due_at
         assert not waits, f"{append.timer.name} fires over a report that had come before it was due"
+
+    def _check_owner(self, append: Append) -> None:
+        """Reports and timers are applied by the one owner of their partition, while it is that."""
+        owner = self._data.partition_of(append.workflow_id).owner
+        if append.ownership is not None:
+            named = (append.ownership.name, append.ownership.epoch)
+            assert named == (owner.name, owner.epoch), f"{named} appends, and the owner is {owner}"
+            assert self._data.clock.now() < owner.until_us, f"{owner} appends after its lease"
