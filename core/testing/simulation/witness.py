@@ -54,6 +54,12 @@ class Witness:
             if stage.task is not None
         }
         assert set(run.open_tasks) == wanted, f"open in the store: {sorted(run.open_tasks)}, in the state: {wanted}"
+        for stream in partition.streams.values():
+            for entry_id, name in stream.names.items():
+                place = run.open_tasks.get(name.task_id)
+                if name.workflow_id != workflow_id or (place is not None and place.entry_id == entry_id):
+                    continue
+                assert entry_id in stream.group.marked, f"{name.task_id} is closed, and its entry {entry_id} is not"
 
     def _check_timer(self, append: Append) -> None:
         """What had come by the time a timer was due is decided before it."""
