@@ -120,6 +120,7 @@ class World:
         except Exception as error:  # noqa: BLE001  # whatever it is, it is what this seed shows
             self.violations.append(f"the simulation ended by {error!r}")
         self.violations += self.loop.problems
+        self.trace.end()
         self.faults.over = True
         self.loop.shut_down()
 

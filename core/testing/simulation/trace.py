@@ -13,13 +13,19 @@ class Trace:
         self._loop = loop
         self._begun = loop.time()
         self._lines: list[tuple[float, str, tuple[Any, ...]]] = []
+        self._ended = False
 
     def __len__(self) -> int:
         return len(self._lines)
 
     def add(self, name: str, *what: Any) -> None:
         """Note what a process did; values that print the same each time."""
-        self._lines.append((self._loop.time(), name, what))
+        if not self._ended:
+            self._lines.append((self._loop.time(), name, what))
+
+    def end(self) -> None:
+        """Note nothing more: what follows is tidying up."""
+        self._ended = True
 
     def lines(self, last: int | None = None) -> list[str]:
         """The last lines, or all of them."""
