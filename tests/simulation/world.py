@@ -88,6 +88,7 @@ class World:
         choose = Random(f"{seed}/world")
         self.loop = SimulatedLoop(Random(f"{seed}/order"))
         self.loop.on_death = self._bury
+        self.begun = self.loop.time()
         self.trace = Trace(self.loop)
         self.clock = SimulatedClock(self.loop)
         self.data = MemoryBackend(self.clock, partitions=choose.choice((1, 2)))
@@ -335,7 +336,7 @@ def simulate(seed: int, *, traced: bool = False) -> Outcome:
         events=sum(partition.seq for partition in world.data.partitions),
         runs=sum(len(partition.runs) for partition in world.data.partitions),
         statuses=dict(Counter(state.status for state in world.states())),
-        seconds=world.loop.time(),
+        seconds=world.loop.time() - world.begun,
         lines=tuple(world.trace.lines()) if traced or violations else (),
     )
 
