@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tailrace.core.commands import Report
+from tailrace.core.errors import TailraceError
 from tailrace.core.store.memory import MemoryKeeper, MemoryQueue, MemoryStore
 from tailrace.core.store.port import (
     Append,
@@ -133,6 +134,9 @@ class UnreliableStore:
     async def head(self, partition: int) -> Head:
         return await self._wire.call("head", lambda: self._store.head(partition))
 
+    async def check_identity(self, partition: int) -> None:
+        await self._wire.call("check_identity", lambda: self._store.check_identity(partition))
+
     async def overdue(self, partition: int, *, count: int) -> list[str]:
         return await self._wire.call("overdue", lambda: self._store.overdue(partition, count=count))
 
@@ -165,6 +169,9 @@ class UnreliableStore:
     async def open_workflows(self, partition: int, *, count: int) -> list[str]:
         return await self._wire.call("open_workflows", lambda: self._store.open_workflows(partition, count=count))
 
+    async def open_count(self) -> int:
+        return await self._wire.call("open_count", self._store.open_count)
+
 
 class UnreliableQueue:
     """A `TaskQueue` at the other end of a wire; the witness sees each report that is accepted."""
@@ -188,14 +195,14 @@ class UnreliableQueue:
     async def claim(self, free: int) -> list[Delivery]:
         return await self._wire.call("claim", lambda: self._queue.claim(free), _deliveries)
 
-    async def report(self, reports: Sequence[tuple[Delivery, Report, str]]) -> list[bool]:
-        async def effect() -> list[bool]:
+    async def report(self, reports: Sequence[tuple[Delivery, Report, str]]) -> list[bool | TailraceError]:
+        async def effect() -> list[bool | TailraceError]:
             answers = await self._queue.report(reports)
             for (_, report, _), accepted in zip(reports, answers, strict=True):
-                self._witness.reported(report, accepted=accepted)
+                self._witness.reported(report, accepted=accepted is True)
             return answers
 
-        def summary(answers: list[bool]) -> tuple[Any, ...]:
+        def summary(answers: list[bool | TailraceError]) -> tuple[Any, ...]:
             return tuple(
                 (report.kind, report.task_id, report.delivery, accepted)
                 for (_, report, _), accepted in zip(reports, answers, strict=True)
