@@ -33,7 +33,8 @@ class Handlers:
 
     def agent(self, name: str) -> Agent:
         """An agent that can do everything."""
-        agent = Agent(name)
+        # No files: a folder's lock would outlive a process that dies only in the simulation.
+        agent = Agent(name, files=False)
 
         @agent.action("*")
         async def work(context: TaskContext, input: TaskInput) -> dict[str, Any]:
