@@ -12,6 +12,7 @@ from typing import Any, Final
 import msgspec
 
 from tailrace.core.errors import ConfigurationError
+from tailrace.infra.urls import POSTGRES_SETTING, REDIS_SETTING, check_postgres_url, check_redis_url
 
 DEFAULT_DATA_DIR: Final = Path(".tailrace")
 DEFAULT_URL: Final = "http://127.0.0.1:8080"
@@ -83,10 +84,16 @@ def load_settings(
     partitions = env.get("TAILRACE_PARTITIONS")
     if partitions and not (partitions.isdigit() and 1 <= int(partitions) <= 256):
         raise ConfigurationError(f"TAILRACE_PARTITIONS {partitions!r}: a number from 1 to 256")
+    redis_url = env.get(REDIS_SETTING) or running.get("redis_url")
+    if redis_url:
+        check_redis_url(redis_url)
+    postgres_url = env.get(POSTGRES_SETTING) or running.get("postgres_url")
+    if postgres_url:
+        check_postgres_url(postgres_url)
     return Settings(
         data_dir=folder,
-        redis_url=env.get("TAILRACE_REDIS_URL") or running.get("redis_url"),
-        postgres_url=env.get("TAILRACE_POSTGRES_URL") or running.get("postgres_url"),
+        redis_url=redis_url,
+        postgres_url=postgres_url,
         namespace=namespace,
         partitions=int(partitions) if partitions else None,
         redis_server=env.get("TAILRACE_REDIS_SERVER") or None,
