@@ -17,20 +17,23 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 
-from tailrace.core.errors import ConfigurationError
+from tailrace.core.errors import ConfigurationError, ReadModelUnavailable, StoreUnavailable
 from tailrace.infra.config import UP_FILE, Settings
 from tailrace.infra.embedded import EmbeddedError, EmbeddedPostgres, EmbeddedRedis, EmbeddedServer
 from tailrace.infra.parent import PARENT_VARIABLE, READY_VARIABLE
+from tailrace.infra.urls import POSTGRES_SETTING, REDIS_SETTING, address
 
 log = logging.getLogger("tailrace.up")
 
 START_SECONDS: Final = 30.0
+#: How often a server that somebody else starts is asked again.
+_ASK_SECONDS: Final = 0.5
 #: How long tasks may go on after Ctrl-C; what is left is handed back, and taken up by the next `up`.
 DRAIN_SECONDS: Final = 5.0
 #: What a worker needs to drain, to cancel and hand back, and to end what its agent keeps running, on a busy machine.
@@ -88,6 +91,7 @@ class Supervised:
         self._log_path = log_path
         self._process: asyncio.subprocess.Process | None = None
         self._deaths = Deaths()
+        self._ready = False
 
     @property
     def pid(self) -> int | None:
@@ -100,6 +104,7 @@ class Supervised:
 
         Raises `ConfigurationError` with the last lines of its log when it ends before, or does not say so in time.
         """
+        self._ready = False
         self._log_path.parent.mkdir(parents=True, exist_ok=True)
         with self._log_path.open("ab") as output:
             reading, writing = os.pipe()
@@ -123,6 +128,7 @@ class Supervised:
             finally:
                 os.close(writing)
         message = await self._said_ready(reading)
+        self._ready = True
         self.state = "running"
         return message
 
@@ -183,8 +189,8 @@ class Supervised:
                 self._process.send_signal(number)
 
     async def stop(self) -> None:
-        """Ask it to end, and end it when it does not."""
-        self.signal(signal.SIGTERM)
+        """Ask it to end, and end it when it does not; one that never said it was ready holds nothing, and is killed at once."""
+        self.signal(signal.SIGTERM if self._ready else signal.SIGKILL)
         if await self._end(STOP_SECONDS) is None:
             log.warning("%s does not stop; it is killed", self.plan.name)
             self.signal(signal.SIGKILL)
@@ -209,7 +215,10 @@ class Supervised:
 
 
 class UpOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """What `tailrace up` starts: a worker for each of `agents`, and one for all agents of `app`. `concurrency` is per agent."""
+    """What `tailrace up` starts: a worker for each of `agents`, and one for all agents of `app`. `concurrency` is per agent.
+
+    `start_seconds`: how long a server that somebody else runs may stay away.
+    """
 
     port: int = 8080
     host: str = "127.0.0.1"
@@ -217,6 +226,7 @@ class UpOptions(msgspec.Struct, frozen=True, kw_only=True):
     concurrency: int = 4
     ready_file: Path | None = None
     app: str | None = None
+    start_seconds: float = START_SECONDS
 
 
 class Up:
@@ -240,6 +250,7 @@ class Up:
         check_port(self.options.host, self.options.port)
         try:
             await self._start_servers()
+            await self._wait_servers()
             await self._start_processes()
         except BaseException:
             await self._stop()
@@ -282,6 +293,36 @@ class Up:
         for name, server in self._servers.items():
             self._server_states[name] = {"state": "running", "detail": ""}
             self._keepers.append(asyncio.create_task(self._keep_server(name, server)))
+
+    async def _wait_servers(self) -> None:
+        """Those that somebody else runs; raises `ConfigurationError` naming the setting of one that stays away."""
+        if self.settings.redis_url:
+            from tailrace.core.redis_backend.connection import ask as ask_redis  # noqa: PLC0415  # brings redis
+
+            await self._wait_server("Redis", REDIS_SETTING, self.settings.redis_url, ask_redis)
+        if self.settings.postgres_url:
+            from tailrace.projections.session import ask as ask_postgres  # noqa: PLC0415  # brings asyncpg
+
+            await self._wait_server("Postgres", POSTGRES_SETTING, self.settings.postgres_url, ask_postgres)
+
+    async def _wait_server(self, name: str, setting: str, url: str, ask: Callable[[str], Awaitable[None]]) -> None:
+        end = time.monotonic() + self.options.start_seconds
+        said = False
+        while True:
+            try:
+                return await ask(url)
+            except (StoreUnavailable, ReadModelUnavailable) as error:
+                if time.monotonic() > end:
+                    raise ConfigurationError(
+                        f"{name} at {address(url)} did not answer within {self.options.start_seconds:g} s: {error}; start "
+                        f"it, or correct {setting}"
+                    ) from error
+                if not said:
+                    log.warning("waiting for %s at %s (%s): %s", name, address(url), setting, error)
+                    said = True
+            except ConfigurationError as error:
+                raise ConfigurationError(f"{setting}: {error}") from error
+            await asyncio.sleep(_ASK_SECONDS)
 
     async def _keep_server(self, name: str, server: EmbeddedServer) -> None:
         """A server that dies is started again on the same data and address; one that keeps dying is left down."""

@@ -15,7 +15,7 @@ from typing import Final, TypeAlias
 import asyncpg
 import asyncpg.exceptions
 
-from tailrace.core.errors import ReadModelUnavailable
+from tailrace.core.errors import ConfigurationError, ReadModelUnavailable
 
 Session: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
@@ -76,6 +76,24 @@ async def connect(
             command_timeout=statement_seconds + UNANSWERED_SECONDS,
             server_settings=settings,
         )
+
+
+async def ask(url: str) -> None:
+    """Return when the server answers.
+
+    Raises `ReadModelUnavailable` when it does not, `ConfigurationError` when there is no such database or user.
+    """
+    try:
+        connection = await connect(url, "tailrace up")
+    except (
+        asyncpg.InvalidCatalogNameError,
+        asyncpg.InvalidAuthorizationSpecificationError,
+        asyncpg.exceptions.ClientConfigurationError,
+    ) as error:
+        raise ConfigurationError(f"the Postgres URL does not lead to a database: {error}") from error
+    except UNAVAILABLE as error:
+        raise unavailable(error) from error
+    connection.terminate()
 
 
 @asynccontextmanager

@@ -167,6 +167,15 @@ class Client:
             return replies
 
 
+async def ask(url: str) -> None:
+    """Return when the server answers; raises `StoreUnavailable` when it does not, or does not let us in."""
+    client = Client(RedisSettings(url=url, max_connections=1))
+    try:
+        await client.command("PING")
+    finally:
+        await client.aclose()
+
+
 def _raise_first(replies: Sequence[Any]) -> None:
     error = first_error(replies)
     if error is not None:

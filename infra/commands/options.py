@@ -31,6 +31,23 @@ STATUS_STYLES = {
 }
 
 
+PORT: Final = click.IntRange(0, 65535)
+
+
+class _Name(click.ParamType[str]):
+    """An id or a name: anything but nothing, and what a path reads as a direction."""
+
+    name = "text"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if not value or value in {".", ".."}:
+            self.fail(f"{value!r} names nothing", param, ctx)
+        return str(value)
+
+
+NAME: Final = _Name()
+
+
 def json_option(command: F) -> F:
     """`--json`: one JSON document on standard output, for programs."""
     return click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")(command)
@@ -63,6 +80,11 @@ def table_console() -> Any:
 def print_json(document: Any) -> None:
     """Pretty-printed JSON."""
     click.echo(json.dumps(document, indent=2, ensure_ascii=False))
+
+
+def print_json_line(document: Any) -> None:
+    """JSON on one line, of those that go on and say more."""
+    click.echo(json.dumps(document, ensure_ascii=False))
 
 
 def styled(status: str) -> str:

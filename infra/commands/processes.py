@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import click
 
+from tailrace.infra.commands.options import PORT, json_option
 from tailrace.infra.config import load_settings
 
 
 @click.command("gateway")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option("--port", default=8080, show_default=True, help="Port to listen on; 0 takes a free one.")
-def gateway_command(host: str, port: int) -> None:
+@click.option("--port", default=8080, type=PORT, show_default=True, help="Port to listen on; 0 takes a free one.")
+@json_option
+def gateway_command(host: str, port: int, as_json: bool) -> None:
     """Serve the HTTP API.
 
     \b
@@ -22,11 +24,12 @@ def gateway_command(host: str, port: int) -> None:
 
     settings = load_settings()
     settings.require_token(host)
-    run_gateway(settings, GatewaySettings(host=host, port=port, token=settings.token))
+    run_gateway(settings, GatewaySettings(host=host, port=port, token=settings.token), as_json=as_json)
 
 
 @click.command("orchestrator")
-def orchestrator_command() -> None:
+@json_option
+def orchestrator_command(as_json: bool) -> None:
     """Decide: apply reports and timers of the partitions it owns.
 
     \b
@@ -35,11 +38,12 @@ def orchestrator_command() -> None:
     """
     from tailrace.infra.processes.orchestrator import run_orchestrator  # noqa: PLC0415
 
-    run_orchestrator(load_settings())
+    run_orchestrator(load_settings(), as_json=as_json)
 
 
 @click.command("projector")
-def projector_command() -> None:
+@json_option
+def projector_command(as_json: bool) -> None:
     """Read the log into Postgres.
 
     \b
@@ -48,11 +52,12 @@ def projector_command() -> None:
     """
     from tailrace.infra.processes.projector import run_projector  # noqa: PLC0415
 
-    run_projector(load_settings())
+    run_projector(load_settings(), as_json=as_json)
 
 
 @click.command("watchdog")
-def watchdog_command() -> None:
+@json_option
+def watchdog_command(as_json: bool) -> None:
     """Flag runs that stand still, and name the cause.
 
     \b
@@ -61,7 +66,7 @@ def watchdog_command() -> None:
     """
     from tailrace.infra.processes.watchdog import run_watchdog  # noqa: PLC0415
 
-    run_watchdog(load_settings())
+    run_watchdog(load_settings(), as_json=as_json)
 
 
 @click.command("worker")
@@ -69,7 +74,10 @@ def watchdog_command() -> None:
 @click.option("--app", metavar="MODULE:NAME", help="Load agents of your own.")
 @click.option("--concurrency", default=4, show_default=True, type=click.IntRange(1, 1024), help="Tasks at once.")
 @click.option("--drain-seconds", default=10.0, show_default=True, help="How long tasks may go on after a stop.")
-def worker_command(agent: tuple[str, ...], app: str | None, concurrency: int, drain_seconds: float) -> None:
+@json_option
+def worker_command(
+    agent: tuple[str, ...], app: str | None, concurrency: int, drain_seconds: float, as_json: bool
+) -> None:
     """Run agents: take their tasks, work, report.
 
     \b
@@ -79,4 +87,4 @@ def worker_command(agent: tuple[str, ...], app: str | None, concurrency: int, dr
     """
     from tailrace.infra.processes.worker import run_worker  # noqa: PLC0415
 
-    run_worker(load_settings(), agent, app=app, concurrency=concurrency, drain_seconds=drain_seconds)
+    run_worker(load_settings(), agent, app=app, concurrency=concurrency, drain_seconds=drain_seconds, as_json=as_json)

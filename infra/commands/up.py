@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from tailrace.infra.commands.options import data_dir_option, json_option, print_json
+from tailrace.infra.commands.options import PORT, data_dir_option, json_option, print_json_line
 from tailrace.infra.config import load_settings
 from tailrace.infra.logs import configure_logs
 from tailrace.infra.parent import die_with_parent
@@ -20,11 +20,13 @@ from tailrace.infra.supervise import BUILTIN_AGENTS, Up, UpOptions
 @click.command("up")
 @data_dir_option
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address of the gateway.")
-@click.option("--port", default=8080, show_default=True, help="Port of the gateway; 0 takes a free one.")
+@click.option("--port", default=8080, type=PORT, show_default=True, help="Port of the gateway; 0 takes a free one.")
 @click.option("--ready-file", type=click.Path(dir_okay=False, path_type=Path), help="Written when all is ready.")
 @click.option("--agents", default=",".join(BUILTIN_AGENTS), show_default=True, help="Which agents get a worker.")
 @click.option("--app", metavar="MODULE:NAME", help="Agents of your own, in one more worker.")
-@click.option("--concurrency", default=4, show_default=True, help="Tasks at once, per worker.")
+@click.option(
+    "--concurrency", default=4, show_default=True, type=click.IntRange(1, 1024), help="Tasks at once, per worker."
+)
 @json_option
 def up_command(*, data_dir: Path | None, agents: str, as_json: bool, **chosen: Any) -> None:
     """Start everything on this machine, and keep it running until Ctrl-C.
@@ -38,7 +40,7 @@ def up_command(*, data_dir: Path | None, agents: str, as_json: bool, **chosen: A
     """
     die_with_parent()
     settings = load_settings(data_dir=data_dir, follow_up=False)
-    configure_logs(settings.log_level)
+    configure_logs(settings.log_level, as_json=as_json)
     options = UpOptions(agents=tuple(name for name in agents.split(",") if name), **chosen)
 
     async def main() -> None:
@@ -54,11 +56,12 @@ def up_command(*, data_dir: Path | None, agents: str, as_json: bool, **chosen: A
                 for number in (signal.SIGINT, signal.SIGTERM):
                     loop.add_signal_handler(number, stop.set)
                 if as_json:
-                    print_json({"url": up.url, "data_dir": str(settings.data_dir), "pids": up.pids()})
+                    print_json_line({"url": up.url, "data_dir": str(settings.data_dir), "pids": up.pids()})
                 else:
                     _greet(up)
                 await stop.wait()
-                click.echo("stopping …", err=True)
+                if not as_json:
+                    click.echo("stopping …", err=True)
 
     asyncio.run(main())
 

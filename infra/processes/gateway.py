@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import logging
 from typing import Final
 
 import msgspec
@@ -16,13 +14,10 @@ from tailrace.gateway.listen import serving
 from tailrace.gateway.settings import GatewaySettings
 from tailrace.infra.builtin_definitions import put_builtin_definitions
 from tailrace.infra.config import Settings
-from tailrace.infra.parent import say_ready
-from tailrace.infra.processes.running import open_store, run_process, tracing
+from tailrace.infra.processes.running import Life, open_store, run_process, tracing
 from tailrace.projections.fold import to_record
 from tailrace.projections.queries import Queries
 from tailrace.projections.watchdog import diagnose
-
-log = logging.getLogger(__name__)
 
 ARCHIVE_PAGE: Final = 500
 
@@ -39,11 +34,11 @@ def archived(queries: Queries) -> ArchiveLookup:
     return lookup
 
 
-def run_gateway(settings: Settings, gateway: GatewaySettings) -> None:
+def run_gateway(settings: Settings, gateway: GatewaySettings, *, as_json: bool = False) -> None:
     """Serve HTTP until a signal."""
     postgres_url = settings.require_postgres()
 
-    async def main(stop: asyncio.Event) -> None:
+    async def main(life: Life) -> None:
         async with (
             open_store(settings, max_connections=64) as store,
             Queries(postgres_url, instance_id=store.instance_id) as queries,
@@ -62,10 +57,9 @@ def run_gateway(settings: Settings, gateway: GatewaySettings) -> None:
                 settings=gateway,
             )
             async with serving(app, gateway) as url:
-                log.info("listening on %s", url)
-                say_ready(url)
-                await stop.wait()
+                life.ready(url)
+                await life.stop.wait()
 
     with tracing("tailrace-gateway") as telemetry:
         telemetry.instrument_server()
-        run_process(main, settings)
+        run_process("gateway", main, settings, as_json=as_json)

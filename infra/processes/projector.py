@@ -2,34 +2,31 @@
 
 from __future__ import annotations
 
-import asyncio
-
 from tailrace.infra.config import Settings
-from tailrace.infra.parent import say_ready
-from tailrace.infra.processes.running import open_store, run_process, until_stopped
+from tailrace.infra.processes.running import Life, open_store, run_process, until_stopped
 from tailrace.infra.telemetry.settings import telemetry_settings
 from tailrace.projections.runtime import Projector
 
 
-def run_projector(settings: Settings) -> None:
+def run_projector(settings: Settings, *, as_json: bool = False) -> None:
     """Read the log into Postgres until a signal."""
     postgres_url = settings.require_postgres()
     telemetry = telemetry_settings()
 
-    async def main(stop: asyncio.Event) -> None:
+    async def main(life: Life) -> None:
         async with open_store(settings) as store:
             projector = Projector(postgres_url, store)
 
             async def tell() -> None:
                 await projector.wait_ready()
-                say_ready()
-                await stop.wait()
+                life.ready()
+                await life.stop.wait()
 
             services = [projector.run(), tell()]
             if telemetry is not None:
                 from tailrace.infra.telemetry.reader import send_spans  # noqa: PLC0415  # heavy without a collector
 
                 services.append(send_spans(telemetry, store=store, postgres_url=postgres_url, projector=projector))
-            await until_stopped(stop, *services)
+            await until_stopped(life.stop, *services)
 
-    run_process(main, settings)
+    run_process("projector", main, settings, as_json=as_json)

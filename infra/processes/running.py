@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
+import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
@@ -15,18 +17,52 @@ from tailrace.core.redis_backend.connection import RedisSettings
 from tailrace.core.redis_backend.store import RedisStore
 from tailrace.infra.config import Settings
 from tailrace.infra.logs import configure_logs
-from tailrace.infra.parent import die_with_parent
+from tailrace.infra.parent import die_with_parent, say_ready
 from tailrace.infra.telemetry.sdk import Telemetry, configure
 from tailrace.infra.telemetry.settings import telemetry_settings
 
 log = logging.getLogger(__name__)
 
 
-def run_process(main: Callable[[asyncio.Event], Coroutine[Any, Any, None]], settings: Settings) -> None:
-    """Run `main` until it returns; SIGTERM and SIGINT set the event it is given, a second one ends it at once."""
+class Life:
+    """One process from its start to its end, as its main task sees it.
+
+    `stop` is set by the first SIGTERM or SIGINT. Until `ready` was called that signal also cancels the main task: whatever
+    it waits for then, it has nothing to hand back.
+    """
+
+    def __init__(self, name: str, *, as_json: bool = False) -> None:
+        self.stop = asyncio.Event()
+        self._name = name
+        self._as_json = as_json
+        self._ready = False
+        task = asyncio.current_task()
+        assert task is not None
+        self._task = task
+
+    def ready(self, url: str = "") -> None:
+        """Say, once, that this process does its work: to the parent, to the log and, as JSON, on standard output."""
+        self._ready = True
+        log.info("%s is ready%s", self._name, f" at {url}" if url else "")
+        if self._as_json:
+            document = {"ready": True, "process": self._name, "pid": os.getpid(), **({"url": url} if url else {})}
+            print(json.dumps(document), flush=True)  # noqa: T201  # asked for by a program
+        say_ready(url)
+
+    def signalled(self) -> None:
+        """SIGTERM or SIGINT came; a second one does not wait for anything."""
+        if self.stop.is_set() or not self._ready:
+            self._task.cancel()
+        self.stop.set()
+
+
+def run_process(
+    name: str, main: Callable[[Life], Coroutine[Any, Any, None]], settings: Settings, *, as_json: bool = False
+) -> None:
+    """Run `main` until it returns, or is ended by signals as its `Life` says."""
     die_with_parent()
-    configure_logs(settings.log_level)
-    run_loop(_until_signal(main))
+    configure_logs(settings.log_level, as_json=as_json)
+    run_loop(_until_signal(name, main, as_json))
 
 
 def run_loop(coroutine: Coroutine[Any, Any, Any]) -> Any:
@@ -38,23 +74,15 @@ def run_loop(coroutine: Coroutine[Any, Any, Any]) -> Any:
     return uvloop.run(coroutine)
 
 
-async def _until_signal(main: Callable[[asyncio.Event], Coroutine[Any, Any, None]]) -> None:
-    stop = asyncio.Event()
-    task = asyncio.current_task()
-    assert task is not None
-
-    def stopping() -> None:
-        if stop.is_set():
-            task.cancel()
-        stop.set()
-
+async def _until_signal(name: str, main: Callable[[Life], Coroutine[Any, Any, None]], as_json: bool) -> None:
+    life = Life(name, as_json=as_json)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopping)
+        loop.add_signal_handler(number, life.signalled)
     try:
-        await main(stop)
+        await main(life)
     except asyncio.CancelledError:
-        if not stop.is_set():
+        if not life.stop.is_set():
             raise
 
 

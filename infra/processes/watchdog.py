@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
-
 from tailrace.core.engine.command_handler import CommandHandler
 from tailrace.infra.config import Settings
-from tailrace.infra.parent import say_ready
-from tailrace.infra.processes.running import open_store, run_process, until_stopped
+from tailrace.infra.processes.running import Life, open_store, run_process, until_stopped
 from tailrace.projections.watchdog import Watchdog
 
 
-def run_watchdog(settings: Settings) -> None:
+def run_watchdog(settings: Settings, *, as_json: bool = False) -> None:
     """Look for runs that stand still, and say why, until a signal."""
 
-    async def main(stop: asyncio.Event) -> None:
+    async def main(life: Life) -> None:
         async with open_store(settings) as store:
             watchdog = Watchdog(store, CommandHandler(store))
-            say_ready()
-            await until_stopped(stop, watchdog.run())
+            life.ready()
+            await until_stopped(life.stop, watchdog.run())
 
-    run_process(main, settings)
+    run_process("watchdog", main, settings, as_json=as_json)

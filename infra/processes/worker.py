@@ -22,8 +22,7 @@ from tailrace.core.errors import ConfigurationError
 from tailrace.core.redis_backend.tasks import RedisLeases, RedisTasks
 from tailrace.infra.build import build_id
 from tailrace.infra.config import Settings
-from tailrace.infra.parent import say_ready
-from tailrace.infra.processes.running import open_store, run_process, tracing
+from tailrace.infra.processes.running import Life, open_store, run_process, tracing
 
 log = logging.getLogger(__name__)
 
@@ -32,12 +31,18 @@ SIMULATED: Final = "simulated:"
 
 
 def run_worker(
-    settings: Settings, names: Sequence[str], *, app: str | None, concurrency: int, drain_seconds: float = 10.0
+    settings: Settings,
+    names: Sequence[str],
+    *,
+    app: str | None,
+    concurrency: int,
+    drain_seconds: float = 10.0,
+    as_json: bool = False,
 ) -> None:
     """Run the named agents until a signal, then drain."""
     agents = [find_agent(name, app) for name in names] if names else app_agents(app)
 
-    async def main(stop: asyncio.Event) -> None:
+    async def main(life: Life) -> None:
         artifacts = FileArtifacts(settings.data_dir / "artifacts")
         async with open_store(settings) as store:
             joined = [asyncio.Event() for _ in agents]
@@ -55,22 +60,22 @@ def run_worker(
                 keeper = RedisLeases(store, agent.name, options.name)
                 worker = Worker(agent, queue, keeper, artifacts, options)
                 log.info("worker %s of agent %s, build %s", options.name, agent.name, options.build)
-                services.append(worker.run(stop, joined=event))
+                services.append(worker.run(life.stop, joined=event))
 
             async def tell() -> None:
                 for event in joined:
                     await event.wait()
-                say_ready()
+                life.ready()
 
             async with asyncio.TaskGroup() as group:
                 telling = group.create_task(tell())
                 for service in services:
                     group.create_task(service)
-                await stop.wait()
+                await life.stop.wait()
                 telling.cancel()
 
     with tracing("tailrace-worker"):
-        run_process(main, settings)
+        run_process("worker", main, settings, as_json=as_json)
 
 
 def find_agent(name: str, app: str | None) -> Agent:
