@@ -42,6 +42,11 @@ class StreamEvent(msgspec.Struct, frozen=True, kw_only=True):
     data: dict[str, Any]
 
 
+def path(*segments: str) -> str:
+    """A path below `/api/v1`: each segment stays one, whatever it holds. "." and ".." can't be written as segments."""
+    return "".join(f"/{urllib.parse.quote(segment, safe='', errors='surrogateescape')}" for segment in segments)
+
+
 class Gateway:
     """One gateway, by its URL."""
 

@@ -6,11 +6,12 @@ from typing import Any
 
 import click
 
-from tailrace.infra.commands.options import gateway, json_option, print_json
+from tailrace.infra.client import path
+from tailrace.infra.commands.options import NAME, gateway, json_option, print_json
 
 
 def _tell(workflow_id: str, command: str, body: dict[str, Any], as_json: bool) -> None:
-    workflow = gateway().post(f"/workflows/{workflow_id}/{command}", body)
+    workflow = gateway().post(path("workflows", workflow_id, command), body)
     if as_json:
         print_json(workflow)
     else:
@@ -18,7 +19,7 @@ def _tell(workflow_id: str, command: str, body: dict[str, Any], as_json: bool) -
 
 
 @click.command("cancel")
-@click.argument("workflow_id", metavar="ID")
+@click.argument("workflow_id", metavar="ID", type=NAME)
 @click.option("--reason", default="", help="Why; it is kept with the event.")
 @json_option
 def cancel_command(workflow_id: str, reason: str, as_json: bool) -> None:
@@ -32,7 +33,7 @@ def cancel_command(workflow_id: str, reason: str, as_json: bool) -> None:
 
 
 @click.command("pause")
-@click.argument("workflow_id", metavar="ID")
+@click.argument("workflow_id", metavar="ID", type=NAME)
 @click.option("--reason", default="", help="Why; it is kept with the event.")
 @json_option
 def pause_command(workflow_id: str, reason: str, as_json: bool) -> None:
@@ -46,7 +47,7 @@ def pause_command(workflow_id: str, reason: str, as_json: bool) -> None:
 
 
 @click.command("resume")
-@click.argument("workflow_id", metavar="ID")
+@click.argument("workflow_id", metavar="ID", type=NAME)
 @json_option
 def resume_command(workflow_id: str, as_json: bool) -> None:
     """Go on after a pause.
@@ -59,7 +60,7 @@ def resume_command(workflow_id: str, as_json: bool) -> None:
 
 
 @click.command("retry")
-@click.argument("workflow_id", metavar="ID")
+@click.argument("workflow_id", metavar="ID", type=NAME)
 @click.option("--from-stage", metavar="STAGE", help="Run this stage and all that need it again.")
 @json_option
 def retry_command(workflow_id: str, from_stage: str | None, as_json: bool) -> None:

@@ -11,7 +11,8 @@ import msgspec
 
 from tailrace.core.errors import InvalidInput
 from tailrace.core.workflow.definition import Definition, parse_definition
-from tailrace.infra.commands.options import gateway, json_option, print_json
+from tailrace.infra.client import path
+from tailrace.infra.commands.options import NAME, gateway, json_option, print_json
 
 
 @click.group("definitions")
@@ -42,7 +43,7 @@ def list_definitions(as_json: bool) -> None:
 
 
 @definitions_command.command("show")
-@click.argument("name")
+@click.argument("name", type=NAME)
 @json_option
 def show_definition(name: str, as_json: bool) -> None:
     """One definition, stage by stage.
@@ -51,7 +52,7 @@ def show_definition(name: str, as_json: bool) -> None:
     Example:
       tailrace definitions show app
     """
-    document = gateway().get(f"/definitions/{name}")
+    document = gateway().get(path("definitions", name))
     if as_json:
         print_json(document)
         return
@@ -63,7 +64,8 @@ def show_definition(name: str, as_json: bool) -> None:
 
 @definitions_command.command("validate")
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-def validate_definition(file: Path) -> None:
+@json_option
+def validate_definition(file: Path, as_json: bool) -> None:
     """Check a file without a gateway; everything that is wrong is listed.
 
     \b
@@ -71,7 +73,11 @@ def validate_definition(file: Path) -> None:
       tailrace definitions validate release.toml
     """
     definition = _read(file)
-    click.echo(f"{definition.name} is valid: {len(definition.stages)} stages, {definition.content_hash()[:12]}")
+    name, stages, content_hash = definition.name, len(definition.stages), definition.content_hash()
+    if as_json:
+        print_json({"valid": True, "name": name, "stages": stages, "hash": content_hash})
+    else:
+        click.echo(f"{name} is valid: {stages} stages, {content_hash[:12]}")
 
 
 @definitions_command.command("apply")
@@ -85,7 +91,7 @@ def apply_definition(file: Path, as_json: bool) -> None:
       tailrace definitions apply release.toml
     """
     definition = _read(file)
-    document = gateway().put(f"/definitions/{definition.name}", msgspec.to_builtins(definition))
+    document = gateway().put(path("definitions", definition.name), msgspec.to_builtins(definition))
     if as_json:
         print_json(document)
     else:

@@ -15,7 +15,7 @@ from tailrace.core.redis_backend.store import RedisStore
 from tailrace.core.store.port import RawEntry
 from tailrace.core.workflow.history import Record, apply
 from tailrace.core.workflow.state import WorkflowState
-from tailrace.infra.commands.options import clock_time, data_dir_option, json_option
+from tailrace.infra.commands.options import NAME, clock_time, data_dir_option, json_option
 from tailrace.infra.config import Settings, load_settings
 from tailrace.infra.processes.running import open_store, run_loop
 from tailrace.projections.fold import to_record
@@ -34,7 +34,7 @@ def replay_command() -> None:
 
 
 @replay_command.command("show")
-@click.argument("workflow_id", metavar="ID")
+@click.argument("workflow_id", metavar="ID", type=NAME)
 @click.option("--at", type=int, metavar="VERSION", help="Stop behind this version, and show the state there.")
 @data_dir_option
 @json_option

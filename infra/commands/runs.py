@@ -9,7 +9,8 @@ from typing import Any, Final
 
 import click
 
-from tailrace.infra.commands.options import clock_time, gateway, json_option, print_json, styled, table_console
+from tailrace.infra.client import path
+from tailrace.infra.commands.options import NAME, clock_time, gateway, json_option, print_json, styled, table_console
 
 TERMINAL = ("completed", "failed", "cancelled")
 
@@ -113,7 +114,7 @@ def list_command(as_json: bool, stalled: bool, type_: str | None, **query: Any) 
 
 
 @click.command("show")
-@click.argument("workflow_id", metavar="ID")
+@click.argument("workflow_id", metavar="ID", type=NAME)
 @json_option
 def show_command(workflow_id: str, as_json: bool) -> None:
     """Show a run: its stages, outputs, errors and stall.
@@ -123,8 +124,8 @@ def show_command(workflow_id: str, as_json: bool) -> None:
       tailrace show 0199a0e2-…
     """
     client = gateway()
-    workflow = client.get(f"/workflows/{workflow_id}")
-    stages = client.get(f"/workflows/{workflow_id}/stages")["items"]
+    workflow = client.get(path("workflows", workflow_id))
+    stages = client.get(path("workflows", workflow_id, "stages"))["items"]
     if as_json:
         print_json({**workflow, "stages": stages})
         return
@@ -134,7 +135,7 @@ def show_command(workflow_id: str, as_json: bool) -> None:
 
 
 @click.command("events")
-@click.argument("workflow_id", metavar="ID")
+@click.argument("workflow_id", metavar="ID", type=NAME)
 @click.option("--follow", is_flag=True, help="Go on until the run ends.")
 @json_option
 def events_command(workflow_id: str, follow: bool, as_json: bool) -> None:
@@ -146,13 +147,13 @@ def events_command(workflow_id: str, follow: bool, as_json: bool) -> None:
     """
     client = gateway()
     if follow:
-        for event in client.stream(f"/workflows/{workflow_id}/events"):
+        for event in client.stream(path("workflows", workflow_id, "events")):
             if event.event != "gap":
                 _print_event(event.data, as_json)
         return
     after: str | None = None
     while True:
-        page = client.get(f"/workflows/{workflow_id}/events", after=after)
+        page = client.get(path("workflows", workflow_id, "events"), after=after)
         for item in page["items"]:
             _print_event(item, as_json)
         after = page["next_cursor"]

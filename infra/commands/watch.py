@@ -11,8 +11,8 @@ from rich.live import Live
 from rich.markup import escape
 from rich.table import Column, Table
 
-from tailrace.infra.client import Gateway
-from tailrace.infra.commands.options import gateway, json_option, print_json, styled
+from tailrace.infra.client import Gateway, path
+from tailrace.infra.commands.options import NAME, gateway, json_option, print_json, styled
 from tailrace.infra.commands.views import live_view
 
 TERMINAL: Final = frozenset({"completed", "failed", "cancelled"})
@@ -20,7 +20,7 @@ _EVERY_SECONDS: Final = 1.0
 
 
 @click.command("watch")
-@click.argument("workflow_id", metavar="[ID]", required=False)
+@click.argument("workflow_id", metavar="[ID]", required=False, type=NAME)
 @json_option
 def watch_command(workflow_id: str | None, as_json: bool) -> int:
     """Watch a run until it ends, or all open runs until Ctrl-C.
@@ -44,7 +44,7 @@ def follow(client: Gateway, workflow_id: str, *, quiet: bool = False) -> dict[st
     console = Console(quiet=quiet)
     workflow, stages = _look(client, workflow_id)
     with Live(live_view(workflow, stages), console=console, refresh_per_second=8) as live:
-        for _ in client.stream(f"/workflows/{workflow_id}/events"):
+        for _ in client.stream(path("workflows", workflow_id, "events")):
             workflow, stages = _look(client, workflow_id)
             live.update(live_view(workflow, stages))
             if workflow["status"] in TERMINAL:
@@ -55,8 +55,8 @@ def follow(client: Gateway, workflow_id: str, *, quiet: bool = False) -> dict[st
 
 
 def _look(client: Gateway, workflow_id: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    workflow = client.get(f"/workflows/{workflow_id}")
-    return workflow, client.get(f"/workflows/{workflow_id}/stages")["items"]
+    workflow = client.get(path("workflows", workflow_id))
+    return workflow, client.get(path("workflows", workflow_id, "stages"))["items"]
 
 
 def _watch_all(client: Gateway, as_json: bool) -> None:

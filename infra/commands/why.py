@@ -6,14 +6,14 @@ from typing import Any
 
 import click
 
-from tailrace.infra.client import Gateway
-from tailrace.infra.commands.options import gateway, json_option, print_json
+from tailrace.infra.client import Gateway, path
+from tailrace.infra.commands.options import NAME, gateway, json_option, print_json
 
 _OPEN = ("initiated", "running", "paused")
 
 
 @click.command("why")
-@click.argument("workflow_id", metavar="[ID]", required=False)
+@click.argument("workflow_id", metavar="[ID]", required=False, type=NAME)
 @click.option("--all", "every", is_flag=True, help="Every open run.")
 @json_option
 def why_command(workflow_id: str | None, every: bool, as_json: bool) -> None:
@@ -28,7 +28,7 @@ def why_command(workflow_id: str | None, every: bool, as_json: bool) -> None:
         raise click.UsageError("name a run, or say --all")
     client = gateway()
     ids = [workflow_id] if workflow_id else _open_runs(client)
-    found = [client.get(f"/workflows/{run}/why") for run in ids]
+    found = [client.get(path("workflows", run, "why")) for run in ids]
     if as_json:
         print_json(found[0] if workflow_id else {"items": found})
         return
