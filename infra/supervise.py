@@ -314,8 +314,8 @@ class Up:
             except (StoreUnavailable, ReadModelUnavailable) as error:
                 if time.monotonic() > end:
                     raise ConfigurationError(
-                        f"{name} at {address(url)} did not answer within {self.options.start_seconds:g} s: {error}; start "
-                        f"it, or correct {setting}"
+                        f"{name} at {address(url)} did not answer within {self.options.start_seconds:g} s; start it, or "
+                        f"correct {setting}: {error}"
                     ) from error
                 if not said:
                     log.warning("waiting for %s at %s (%s): %s", name, address(url), setting, error)

@@ -19,7 +19,8 @@ from tailrace.core.errors import ConfigurationError
 from tailrace.infra.config import Settings
 from tailrace.infra.embedded import EmbeddedPostgres, EmbeddedRedis
 from tailrace.infra.supervise import Up, UpOptions
-from tests.support.waiting import PATIENCE_SECONDS
+from tests.support.servers import redis_program
+from tests.support.waiting import PATIENCE_SECONDS, beside, eventually
 
 #: Nobody listens on port 1; the password is to be seen nowhere.
 NO_REDIS = "redis://:geheim@127.0.0.1:1/0"
@@ -153,3 +154,28 @@ def test_process_says_as_json_that_it_is_ready(tmp_path: Path, redis_server: Emb
         assert process.returncode == 0
         assert out == ""
         assert [json.loads(line)["level"] for line in err.splitlines()]
+
+
+async def test_up_goes_on_when_the_redis_it_waits_for_comes(
+    tmp_path: Path, database_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Started before its server is no error."""
+    async with EmbeddedRedis(tmp_path / "redis", server=redis_program(), tcp=True) as server:
+        url = server.url
+        await server.stop()
+        up = Up(
+            Settings(data_dir=tmp_path / "d", redis_url=url, postgres_url=database_url), UpOptions(port=0, agents=())
+        )
+        async with beside(up.__aenter__()) as (starting,):
+            await eventually(lambda: _said(caplog, "waiting for Redis at 127.0.0.1:"))
+            await server.start()
+            assert server.url == url
+            await starting
+        try:
+            assert {process.state for process in up.processes} == {"running"}
+        finally:
+            await up.__aexit__()
+
+
+async def _said(caplog: pytest.LogCaptureFixture, words: str) -> bool:
+    return words in caplog.text
