@@ -26,7 +26,7 @@ _CONFIGURATION: Final = ("appendonly", "appendfsync", "no-appendfsync-on-rewrite
 
 
 async def open_entries(store: RedisStore, workflow_id: str) -> list[OpenEntry]:
-    """Where each open task of a run is: queued, delivered, or gone."""
+    """Where each open task of a run is."""
     part = store.keys.partition(partition_of(workflow_id, store.partitions))
     fields = pairs(await store.client.command("HGETALL", part.workflow(workflow_id)))
     entries = []
@@ -39,38 +39,23 @@ async def open_entries(store: RedisStore, workflow_id: str) -> list[OpenEntry]:
 
 
 async def _open_entry(store: RedisStore, stream: str, task_id: str, agent: str, entry_id: str) -> OpenEntry:
-    found = await store.client.command("XRANGE", stream, entry_id, entry_id)
-    if not found:
-        return OpenEntry(task_id=task_id, agent=agent, entry_id=entry_id, state="gone")
-    pending = await _pending(store, stream, agent, entry_id, entry_id)
-    if pending:
-        (_, worker, idle, deliveries) = pending[0]
-        return OpenEntry(
-            task_id=task_id,
-            agent=agent,
-            entry_id=entry_id,
-            state="delivered",
-            worker=worker.decode(),
-            idle_us=int(idle) * 1000,
-            deliveries=int(deliveries),
-        )
-    before = await store.client.command("XRANGE", stream, "-", f"({entry_id}", "COUNT", _AHEAD_LIMIT)
-    delivered = await _pending(store, stream, agent, "-", f"({entry_id}")
-    return OpenEntry(
-        task_id=task_id,
-        agent=agent,
-        entry_id=entry_id,
-        state="queued",
-        ahead=max(0, len(before) - len(delivered)),
-    )
-
-
-async def _pending(store: RedisStore, stream: str, group: str, start: str, end: str) -> list[Any]:
-    reply = await store.client.pipeline_tolerant([("XPENDING", stream, group, start, end, _AHEAD_LIMIT)])
-    rows = reply[0]
-    if isinstance(rows, Exception):
-        return []
-    return list(rows)
+    state, *found = await store.client.call(scripts.ENTRY, [stream], [agent, entry_id])
+    entry = OpenEntry(task_id=task_id, agent=agent, entry_id=entry_id, state=state.decode())
+    match entry.state:
+        case "delivered":
+            worker, idle, deliveries = found
+            return msgspec.structs.replace(
+                entry, worker=worker.decode(), idle_us=int(idle) * 1000, deliveries=int(deliveries)
+            )
+        case "queued":
+            (last,) = found
+            # Counted by itself: a script that counts thousands would hold up everybody.
+            before = await store.client.command(
+                "XRANGE", stream, f"({last.decode()}", f"({entry_id}", "COUNT", _AHEAD_LIMIT
+            )
+            return msgspec.structs.replace(entry, ahead=len(before))
+        case _:
+            return entry
 
 
 async def owner_of_entry(store: RedisStore, partition: int, place: str) -> tuple[str, str]:
@@ -91,9 +76,9 @@ async def owner_of_entry(store: RedisStore, partition: int, place: str) -> tuple
 
 
 async def queues(store: RedisStore, agents: Sequence[str]) -> list[Queue]:
-    """Backlog is XLEN minus what is pending: the group's own `lag` is wrong as soon as entries are deleted.
+    """Backlog is what was never delivered: the group's own `lag` is wrong as soon as entries are deleted.
 
-    Both are read in one script, because tasks come and go between two commands; one round trip for all of them, because
+    All is read in one script, because tasks come and go between two commands; one round trip for all of them, because
     a watchdog asks every few seconds.
     """
     places = [(agent, partition) for agent in agents for partition in range(store.partitions)]
@@ -113,14 +98,18 @@ def _lanes(store: RedisStore, agent: str, partition: int) -> list[str]:
 
 
 def _queue(agent: str, partition: int, reply: Sequence[Any], now: int) -> Queue:
-    """The replies for both lanes: length, what is pending (-1 without a group), oldest entry, and who holds how many."""
+    """The replies for both lanes: what waits, what is pending (-1 without a group), the oldest entry, the runs of what was
+    acknowledged, and who holds how many.
+    """
     backlog = pending = oldest_us = 0
     has_group = True
     by_worker: dict[str, int] = {}
-    for length, held, oldest, *consumers in reply:
+    acknowledged: list[str] = []
+    for waiting, held, oldest, workflows, *consumers in reply:
         has_group = has_group and held >= 0
         pending += max(0, held)
-        backlog += length - max(0, held)
+        backlog += waiting
+        acknowledged += [workflow_id.decode(errors="replace") for workflow_id in workflows]
         for consumer, count in consumers:
             name = consumer.decode()
             by_worker[name] = by_worker.get(name, 0) + int(count)
@@ -134,6 +123,7 @@ def _queue(agent: str, partition: int, reply: Sequence[Any], now: int) -> Queue:
         pending=pending,
         oldest_age_us=oldest_us,
         pending_by_worker=by_worker,
+        acknowledged=tuple(acknowledged),
     )
 
 

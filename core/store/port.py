@@ -180,12 +180,15 @@ class Head(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class OpenEntry(msgspec.Struct, frozen=True, kw_only=True):
-    """Where an open task is: `state` is `queued | delivered | gone`. `idle_us` since delivery or the last renewal."""
+    """Where an open task is. `idle_us` since delivery or the last renewal.
+
+    `acknowledged`: it was delivered and stands in its stream, but nobody holds it, so nobody will ever be given it.
+    """
 
     task_id: str
     agent: str
     entry_id: str
-    state: Literal["queued", "delivered", "gone"]
+    state: Literal["queued", "delivered", "acknowledged", "gone"]
     worker: str = ""
     idle_us: int = 0
     deliveries: int = 0
@@ -208,7 +211,10 @@ class WorkerBeat(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Queue(msgspec.Struct, frozen=True, kw_only=True):
-    """An agent's tasks in one partition. `backlog` is what nobody holds; ages in microseconds."""
+    """An agent's tasks in one partition. `backlog` is what was never delivered; ages in microseconds.
+
+    `acknowledged` are the runs of tasks that somebody acknowledged without a report (see `OpenEntry`).
+    """
 
     agent: str
     partition: int
@@ -217,6 +223,7 @@ class Queue(msgspec.Struct, frozen=True, kw_only=True):
     pending: int
     oldest_age_us: int
     pending_by_worker: dict[str, int] = {}
+    acknowledged: tuple[str, ...] = ()
 
 
 class PartitionFacts(msgspec.Struct, frozen=True, kw_only=True):

@@ -173,7 +173,7 @@ class Round:
         """Whether the queue as a whole does not tell enough about a task."""
         if self._thorough or task.started_at is not None:
             return True
-        if agent is None or not (agent.queue.pending or agent.free_slots):
+        if agent is None or not (agent.queue.pending or agent.queue.acknowledged or agent.free_slots):
             return False
         self._looked_up[agent.agent, partition] += 1
         return self._looked_up[agent.agent, partition] <= ENTRIES_PER_QUEUE

@@ -1,4 +1,5 @@
-"""Runs that stand although their own expectation has not passed: their worker fell silent, or their report waits too long.
+"""Runs that stand although their own expectation has not passed: their worker fell silent, their report waits too long, or
+somebody acknowledged their task.
 
 A stage may have hours to its limit. So a round looks at each agent and partition, which are few; runs are searched only where
 one of these shows a fault.
@@ -35,6 +36,8 @@ class Suspects:
         """Ids of runs in a partition that are worth a look, at most `most`."""
         found = [workflow_id async for workflow_id in self._reporters(looking, partition)]
         for agent in agents:
+            facts = await looking.agent(agent, partition)
+            found += [] if facts is None else facts.queue.acknowledged
             for worker, count in await self._silent(looking, agent, partition):
                 self._searched[agent, partition, worker] = looking.now
                 found += await self._runs_of(worker, partition, min(count, self._most))

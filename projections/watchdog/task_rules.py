@@ -13,7 +13,13 @@ from tailrace.core.workflow.state import OpenTask
 from tailrace.projections.watchdog import worker_findings as workers
 from tailrace.projections.watchdog.facts import HEALS_US, AgentFacts, Facts
 from tailrace.projections.watchdog.findings import Finding, duration, moving
-from tailrace.projections.watchdog.transition_rules import partition_stands, task_gone, timer_late, waiting_report
+from tailrace.projections.watchdog.transition_rules import (
+    partition_stands,
+    task_acknowledged,
+    task_gone,
+    timer_late,
+    waiting_report,
+)
 
 #: What has looked the same for so long at two looks does not move.
 STILL_US: Final = to_us(0.9)
@@ -41,6 +47,9 @@ def task_findings(facts: Facts, stage: StageDefinition, task: OpenTask) -> Itera
     match None if entry is None else entry.state:
         case "gone":
             yield task_gone(facts, stage, task, task_id, still=facts.still_us.get(task_id, 0) >= STILL_US)
+        case "acknowledged":
+            still = facts.still_us.get(task_id, 0) >= HEALS_US
+            yield task_acknowledged(facts, stage, task, task_id, still=still)
         case "delivered":
             assert entry is not None
             yield _delivered(facts, stage, task, agent, entry)

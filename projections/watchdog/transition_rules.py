@@ -113,6 +113,19 @@ def task_gone(facts: Facts, stage: StageDefinition, task: OpenTask, task_id: str
     )
 
 
+def task_acknowledged(facts: Facts, stage: StageDefinition, task: OpenTask, task_id: str, *, still: bool) -> Finding:
+    """The task's entry is in its stream, was delivered, and is nobody's. A holder that lives finds that at its renewal."""
+    again = f"tailrace cancel {facts.state.workflow_id} && "
+    again += f"tailrace retry {facts.state.workflow_id} --from-stage {stage.name}"
+    return Finding(
+        cause="silent-ack",
+        summary=f"task {task_id} was taken and is nobody's any more: somebody acknowledged it without a report",
+        suggestion=again,
+        evidence={**_evidence(facts), "stage": stage.name, "task_id": task_id, "worker": task.worker},
+        sure=still,
+    )
+
+
 def _evidence(facts: Facts) -> dict[str, Any]:
     found = facts.orchestration
     assert found is not None

@@ -8,7 +8,8 @@ from tailrace.core.clock import to_us
 from tailrace.core.partitioning import partition_of
 from tailrace.core.store.memory import MemoryBackend
 from tailrace.core.store.memory.partition import RawReport
-from tailrace.core.store.port import LeaseKeeper, Limits, TaskQueue, WorkflowStore
+from tailrace.core.store.memory.streams import read_id
+from tailrace.core.store.port import Delivery, LeaseKeeper, Limits, TaskQueue, WorkflowStore
 from tailrace.core.testing.clock import settle
 from tailrace.core.testing.conformance import Harness, StoreSuite, TaskQueueSuite
 
@@ -43,6 +44,11 @@ class MemoryHarness:
         run = self._data.partition_of(task_id.partition(":")[0]).runs[task_id.partition(":")[0]]
         place = run.open_tasks[task_id]
         assert place.stream.delete(place.entry_id)
+
+    async def acknowledge_entry(self, delivery: Delivery) -> None:
+        partition = self._data.partitions[delivery.partition]
+        stream = partition.stream(delivery.message.agent, delivery.stream.endswith(":high"))
+        del stream.group.pending[read_id(delivery.entry_id)]
 
     async def drop_workflow(self, workflow_id: str) -> None:
         del self._data.partition_of(workflow_id).runs[workflow_id]

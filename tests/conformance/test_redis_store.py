@@ -13,7 +13,7 @@ from tailrace.core.partitioning import partition_of
 from tailrace.core.redis_backend.connection import RedisSettings
 from tailrace.core.redis_backend.store import RedisStore
 from tailrace.core.redis_backend.tasks import RedisLeases, RedisTasks
-from tailrace.core.store.port import LeaseKeeper, Limits, TaskQueue
+from tailrace.core.store.port import Delivery, LeaseKeeper, Limits, TaskQueue
 from tailrace.core.testing.conformance import Harness, StoreSuite, TaskQueueSuite
 from tailrace.infra.embedded import EmbeddedRedis
 
@@ -54,6 +54,9 @@ class RedisHarness:
         part = self._part(workflow_id)
         for urgent in (True, False):
             await self.store.client.command("XDEL", part.tasks(entry.agent, urgent=urgent), entry.entry_id)
+
+    async def acknowledge_entry(self, delivery: Delivery) -> None:
+        await self.store.client.command("XACK", delivery.stream, delivery.message.agent, delivery.entry_id)
 
     async def drop_workflow(self, workflow_id: str) -> None:
         await self.store.client.command("DEL", self._part(workflow_id).workflow(workflow_id))

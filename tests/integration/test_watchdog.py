@@ -9,7 +9,7 @@ import pytest
 
 from tailrace.core.commands import PauseWorkflow
 from tailrace.core.errors import NotFound
-from tailrace.core.events import StallCleared, WorkflowStalled
+from tailrace.core.events import StallCleared, TaskRedispatched, WorkflowStalled
 from tailrace.core.partitioning import partition_of
 from tailrace.core.redis_backend.connection import RedisSettings
 from tailrace.core.redis_backend.store import RedisStore
@@ -149,6 +149,40 @@ async def test_an_entry_that_somebody_deleted(world: World) -> None:
     await world.store.client.command("XDEL", part.tasks("builder"), entry.entry_id)
     async with world.orchestrated(), Worker(world.store).working(), world.watched():
         await world.until_flagged(workflow_id, "not-dispatched")
+
+
+@pytest.mark.parametrize("renewing", [True, False])
+async def test_an_entry_that_somebody_acknowledged(world: World, renewing: bool) -> None:
+    """`why` names it at once. A holder that renews has it sent again; else it is flagged, long before the stage's time."""
+    worker = Worker(world.store, slots=4)
+    worker.finishing, worker.renewing = False, False
+
+    async def redispatched() -> list[TaskRedispatched]:
+        events = [found.event for found in await world.events(workflow_id)]
+        return [event for event in events if isinstance(event, TaskRedispatched)]
+
+    async def sent_again() -> bool:
+        return bool(await redispatched())
+
+    async with world.orchestrated(), worker.working():
+        workflow_id = await world.start(PATIENT)
+        await world.until_begun(workflow_id)
+        (delivery,) = worker.held.values()
+        assert await world.store.client.command("XACK", delivery.stream, "builder", delivery.entry_id) == 1
+        found = await diagnose(world.store, workflow_id)
+        assert (found.cause, found.healthy) == ("silent-ack", False)
+        assert found.evidence["worker"] == "w1"
+        assert sum(queue.backlog for queue in await world.store.queues(["builder"])) == 0
+        async with world.watched():
+            if renewing:
+                worker.renewing = True
+                await until(sent_again)
+                worker.finishing = True
+                await world.until_completed(workflow_id)
+            else:
+                await world.until_flagged(workflow_id, "silent-ack")
+    assert len(await redispatched()) == renewing
+    assert await world.stalls(workflow_id) == ([] if renewing else ["silent-ack"])
 
 
 async def test_attempts_used_up(world: World) -> None:

@@ -128,6 +128,7 @@ class Worker:
         self.held: dict[str, Delivery] = {}
         self.taking = True
         self.finishing = True
+        self.renewing = True
         self.outcome: Callable[[str], Report] = lambda task_id: builders.completed(task_id, worker=name)
 
     @asynccontextmanager
@@ -141,7 +142,8 @@ class Worker:
     async def _keep(self) -> None:
         while True:
             await self._beat()
-            await self.queue.renew(list(self.held.values()))
+            if self.renewing:
+                await self.queue.renew(list(self.held.values()))
             await asyncio.sleep(0.3)
 
     async def _beat(self) -> None:

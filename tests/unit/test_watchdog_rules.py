@@ -266,6 +266,19 @@ def test_a_gone_entry_without_a_report() -> None:
         assert cause(world) == (expected, True, False)
 
 
+def test_an_acknowledged_entry() -> None:
+    """Named at once, whether or not the word of its start came; recorded when its holder does not find it either."""
+    for state in (None, started()):
+        world = World() if state is None else World(state)
+        assert world.entry is not None
+        world.entry = replace(world.entry, state="acknowledged", ahead=0)
+        assert cause(world) == ("silent-ack", False, False)
+        world.still_us = 2 * SECOND
+        assert cause(world) == ("silent-ack", False, False)
+        world.still_us = 5 * SECOND
+        assert cause(world) == ("silent-ack", True, False)
+
+
 def test_nothing_open_and_nothing_planned() -> None:
     """Can't be, so it is said at once."""
     world = World()

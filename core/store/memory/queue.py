@@ -13,7 +13,7 @@ from tailrace.core.errors import InvalidInput, TailraceError
 from tailrace.core.events import WorkflowCreated
 from tailrace.core.store.memory.data import MemoryData
 from tailrace.core.store.memory.partition import Partition
-from tailrace.core.store.memory.streams import RELEASED, EntryId, TaskStream, read_id, spell
+from tailrace.core.store.memory.streams import RELEASED, EntryId, Pending, TaskStream, read_id, spell
 from tailrace.core.store.port import Delivery, Renewal, TaskMessage, WorkerBeat
 from tailrace.core.workflow.history import output_key
 
@@ -99,9 +99,11 @@ class MemoryQueue:
         now = self._data.clock.now()
         renewals = []
         for delivery in held:
-            _, stream, entry_id = self._place(delivery)
+            partition, stream, entry_id = self._place(delivery)
             about = (delivery.message.task_id, delivery.entry_id, delivery.delivery)
             if not stream.is_held(entry_id, self._worker, delivery.delivery):
+                if stream.is_acknowledged(entry_id):
+                    self._give_up_acknowledged(partition, stream, entry_id, delivery.delivery, now)
                 renewals.append(_renewal(*about, "lost"))
                 continue
             # An entry that is gone can't be renewed: its lease runs out, and the next claim reports it as lost.
@@ -109,6 +111,16 @@ class MemoryQueue:
                 stream.group.pending[entry_id].since_us = now
             renewals.append(_renewal(*about, "cancel" if entry_id in stream.group.marked else "ok"))
         return renewals
+
+    def _give_up_acknowledged(
+        self, partition: Partition, stream: TaskStream, entry_id: EntryId, delivery: int, now: int
+    ) -> None:
+        """Nobody would ever be given it again. Nobody waits for a task that was closed meanwhile; else it is told."""
+        if entry_id not in stream.group.marked:
+            pending = Pending(consumer=self._worker, since_us=now, deliveries=delivery)
+            partition.tell_lost(stream.names[entry_id], pending, now)
+        stream.remove(entry_id)
+        self._data.changed.wake()
 
     async def release(self, held: Sequence[Delivery]) -> None:
         for delivery in held:

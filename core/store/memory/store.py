@@ -228,8 +228,8 @@ class MemoryStore:
                 idle_us=self._data.clock.now() - pending.since_us,
                 deliveries=pending.deliveries,
             )
-        if entry_id <= stream.group.last_delivered:
-            return entry
+        if stream.is_acknowledged(entry_id):
+            return msgspec.structs.replace(entry, state="acknowledged")
         ahead = sum(other < entry_id for other in stream.queued())
         if not stream.urgent:
             ahead += len(data.stream(stream.agent, True).queued())
@@ -273,4 +273,10 @@ def _queue(data: Partition, agent: str, now_us: int) -> Queue:
         pending=sum(by_worker.values()),
         oldest_age_us=_age_us(min(queued, default=None), now_us),
         pending_by_worker=by_worker,
+        acknowledged=tuple(
+            entry.message.workflow_id
+            for stream in streams
+            for entry_id, entry in stream.entries.items()
+            if stream.is_acknowledged(entry_id)
+        ),
     )

@@ -151,6 +151,10 @@ class TaskStream(Stream[TaskEntry]):
         pending = self.group.pending.get(entry_id)
         return pending is not None and (pending.consumer, pending.deliveries) == (consumer, delivery)
 
+    def is_acknowledged(self, entry_id: EntryId) -> bool:
+        """True when the entry was delivered and is there, and nobody holds it: somebody acknowledged it behind our back."""
+        return entry_id in self.entries and entry_id <= self.group.last_delivered and entry_id not in self.group.pending
+
     def remove(self, entry_id: EntryId) -> None:
         """Acknowledge and delete, with all that is known of the entry."""
         self.group.pending.pop(entry_id, None)

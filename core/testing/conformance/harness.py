@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from tailrace.core.partitioning import partition_of
-from tailrace.core.store.port import LeaseKeeper, Limits, TaskQueue, WorkflowStore
+from tailrace.core.store.port import Delivery, LeaseKeeper, Limits, TaskQueue, WorkflowStore
 
 
 class Harness(Protocol):
@@ -28,6 +28,9 @@ class Harness(Protocol):
 
     async def drop_task_entry(self, task_id: str) -> None:
         """Delete an open task's entry from its stream behind the store's back, and leave the pending list as it is."""
+
+    async def acknowledge_entry(self, delivery: Delivery) -> None:
+        """Acknowledge a delivered task behind the store's back, and leave its entry in the stream."""
 
     async def drop_workflow(self, workflow_id: str) -> None:
         """Delete a run's snapshot, as its expiry would."""

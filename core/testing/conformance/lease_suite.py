@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tailrace.core.clock import to_us
-from tailrace.core.commands import CancelWorkflow
+from tailrace.core.commands import CancelWorkflow, RedispatchTask, RetryWorkflow
 from tailrace.core.store.port import Delivery, ReportEntry, TaskQueue
 from tailrace.core.testing.builders import completed, pipeline, stage, workflow_id_in
 from tailrace.core.testing.conformance.harness import Harness, pass_time
@@ -134,6 +134,75 @@ class LeaseSuite:
         await backend.drop_task_entry(delivery.message.task_id)
         assert await (await worker(backend)).reconcile([]) == []
         await self._is_sent_again(backend, queue, delivery)
+
+    async def test_an_entry_that_was_acknowledged_without_a_report_is_not_queued(self, backend: Harness) -> None:
+        """It is in its stream, and nobody will ever be given it: it counts neither as backlog nor as held."""
+        queue = await worker(backend)
+        delivery = await taken(backend, queue)
+        await backend.acknowledge_entry(delivery)
+        (entry,) = await backend.store.open_entries(RUN)
+        assert (entry.state, entry.worker, entry.ahead) == ("acknowledged", "", 0)
+        (found,) = [queue for queue in await backend.store.queues(["agent"]) if queue.acknowledged]
+        assert (found.backlog, found.pending, found.acknowledged) == (0, 0, (RUN,))
+        assert await held(backend) == 0
+
+    async def test_what_is_queued_behind_an_acknowledged_entry_is_counted(self, backend: Harness) -> None:
+        """The backlog is what was never delivered, whatever happened to what was."""
+        runner = await prepared(backend)
+        queue = await worker(backend)
+        delivery = await taken(backend, queue)
+        later = [workflow_id_in(delivery.partition, backend.store.partitions, number=number) for number in (5, 6)]
+        for workflow_id in later:
+            await runner.create(workflow_id)
+        await backend.acknowledge_entry(delivery)
+        assert [(await backend.store.open_entries(workflow_id))[0].ahead for workflow_id in later] == [0, 1]
+        assert await held(backend) == 2
+        (_, other) = await queue.take(2, block_seconds=0)
+        await backend.drop_task_entry(other.message.task_id)
+        (found,) = [queue for queue in await backend.store.queues(["agent"]) if queue.pending]
+        assert (found.backlog, found.pending) == (0, 2)
+
+    async def test_an_acknowledged_entry_is_reported_lost_by_its_holder(self, backend: Harness) -> None:
+        """At its next renewal, by the loop or the keeper, and once; so that the task is sent again at once."""
+        queue = await worker(backend)
+        delivery = await taken(backend, queue)
+        await backend.acknowledge_entry(delivery)
+        assert [renewal.outcome for renewal in await queue.renew([delivery])] == ["lost"]
+        assert [renewal.outcome for renewal in backend.keeper("agent", "w1").renew([delivery])] == ["lost"]
+        await self._is_sent_again(backend, queue, delivery)
+
+    async def test_a_closed_task_whose_entry_was_acknowledged_is_removed(self, backend: Harness) -> None:
+        """Nobody waits for it: nobody is told."""
+        queue = await worker(backend)
+        delivery = await taken(backend, queue)
+        runner = await prepared(backend)
+        marked = delivery.message.task_id
+        assert (await runner.carry_out(RUN, CancelWorkflow())).outcome == "ok"
+        await backend.acknowledge_entry(delivery)
+        assert [renewal.outcome for renewal in await queue.renew([delivery])] == ["lost"]
+        assert await held(backend) == 0
+        assert await waiting(backend) == []
+        assert (await runner.carry_out(RUN, RetryWorkflow())).outcome == "ok"
+        (again,) = await queue.take(1, block_seconds=0)
+        assert again.message.task_id != marked
+        assert [renewal.outcome for renewal in await queue.renew([again])] == ["ok"]
+
+    async def test_what_others_have_is_not_taken_for_acknowledged(self, backend: Harness) -> None:
+        """Handed back, claimed by another one, or dispatched again: a late renewal leaves it as it is."""
+        queue, other = await worker(backend), await worker(backend, "w2")
+        delivery = await taken(backend, queue)
+        await pass_time(backend, 0)
+        await queue.release([delivery])
+        assert [renewal.outcome for renewal in await queue.renew([delivery])] == ["lost"]
+        (claimed,) = await other.claim(1)
+        assert [renewal.outcome for renewal in await queue.renew([delivery])] == ["lost"]
+        assert [renewal.outcome for renewal in await other.renew([claimed])] == ["ok"]
+        assert await waiting(backend) == []
+        runner = await prepared(backend)
+        await runner.carry_out(RUN, RedispatchTask(task_id=delivery.message.task_id, reason="test"))
+        assert [renewal.outcome for renewal in await queue.renew([delivery])] == ["lost"]
+        assert [entry.state for entry in await backend.store.open_entries(RUN)] == ["queued"]
+        assert await waiting(backend) == []
 
     @pytest.mark.parametrize("gone", ["left", "right"])
     async def test_the_owner_of_a_gone_entry_is_found(self, backend: Harness, gone: str) -> None:
