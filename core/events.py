@@ -68,6 +68,15 @@ class TaskRedispatched(Event, frozen=True, kw_only=True, omit_defaults=True):
     start_due_at: int | None = None
 
 
+class TaskLost(Event, frozen=True, kw_only=True, omit_defaults=True):
+    """The entry of an open task was gone while the run was paused; it is put into the stream again with the resumption."""
+
+    task_id: str
+    stage: str
+    attempt: int
+    reason: str
+
+
 class TaskStarted(Event, frozen=True, kw_only=True, omit_defaults=True):
     """A worker began with the task (again, when `delivery` is over 1). `due_at`: when the attempt times out."""
 
@@ -184,6 +193,7 @@ EVENTS: Final[dict[str, type[Event]]] = {
         WorkflowCreated,
         TaskDispatched,
         TaskRedispatched,
+        TaskLost,
         TaskStarted,
         TaskProgressed,
         TaskFailed,

@@ -20,6 +20,7 @@ from tailrace.core.events import (
     StageFailed,
     TaskDispatched,
     TaskFailed,
+    TaskLost,
     TaskProgressed,
     TaskRedispatched,
     TaskStarted,
@@ -167,6 +168,10 @@ def _redispatched(open_tasks: OpenTasks, event: TaskRedispatched, at: int, state
     return (replace(task, status="dispatched", worker="", started_at=None, dispatched_at=at),)
 
 
+def _lost(open_tasks: OpenTasks, event: TaskLost, at: int, state: WorkflowState) -> Changes:
+    return (replace(open_tasks[event.stage], status="dispatched", worker="", started_at=None),)
+
+
 def _started(open_tasks: OpenTasks, event: TaskStarted, at: int, state: WorkflowState) -> Changes:
     task = open_tasks[event.stage]
     deliveries = max(task.deliveries, event.delivery)
@@ -200,6 +205,7 @@ def _closed(open_tasks: OpenTasks, event: Event, at: int, state: WorkflowState) 
 _TASKS: Final[dict[type[Event], Callable[[OpenTasks, Any, int, WorkflowState], Changes]]] = {
     TaskDispatched: _dispatched,
     TaskRedispatched: _redispatched,
+    TaskLost: _lost,
     TaskStarted: _started,
     TaskProgressed: _progressed,
     TaskFailed: _failed,

@@ -49,6 +49,9 @@ def check_next_step(pipeline: Pipeline, state: WorkflowState, expect_at: int | N
     assert open_stages or waits or state.status == "paused", "an open run has no next step"
     if state.status == "paused":
         assert (expect_at, timers(state)) == (NEVER_US, {}), "clocks run in a pause"
+        return
+    # What was lost in a pause is sent again when it ends: its entry is in no stream, so nobody else would.
+    assert not any(stage.task and stage.task.lost for stage in state.stages.values()), "a lost task was not sent again"
 
 
 def check_order(records: Sequence[Record]) -> None:
@@ -90,6 +93,9 @@ def check_needs(pipeline: Pipeline, records: Sequence[Record]) -> None:
             for need in pipeline.stages[record.event.stage].needs:
                 assert state.stages[need].status == "completed", f"{record.event.task_id} begins without {need}"
             assert state.status in {"initiated", "running"}, f"{record.event.task_id} begins while {state.status}"
+        if isinstance(record.event, TaskRedispatched):
+            assert state is not None, "a run begins with a task that is sent again"
+            assert state.status in {"initiated", "running"}, f"{record.event.task_id} comes back while {state.status}"
         state = apply(state, record)
 
 

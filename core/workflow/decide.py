@@ -33,6 +33,7 @@ from tailrace.core.events import (
     StallCleared,
     TaskDispatched,
     TaskFailed,
+    TaskLost,
     TaskProgressed,
     TaskRedispatched,
     TaskStarted,
@@ -144,7 +145,7 @@ def _create(pipeline: Pipeline, command: CreateWorkflow, now: int) -> list[Event
 
 
 def _advance(pipeline: Pipeline, state: WorkflowState, now: int) -> list[Event]:
-    """Dispatch every stage whose needs are met; end the run when all stages completed."""
+    """Dispatch every stage whose needs are met, and what was lost in a pause; end the run when all stages completed."""
     if state.terminal:
         return []
     if all(stage.status == "completed" for stage in state.stages.values()):
@@ -160,6 +161,8 @@ def _advance(pipeline: Pipeline, state: WorkflowState, now: int) -> list[Event]:
             stage.status == "running" and stage.task is None and stage.retry_at is not None and stage.retry_at <= now
         ):
             events.append(_dispatch(pipeline, state, name, now))
+        elif stage.task is not None and stage.task.lost:
+            events.append(_dispatch_again(pipeline, state, name, stage.task, stage.task.lost, now))
     return events
 
 
@@ -354,22 +357,30 @@ def _flag(state: WorkflowState, command: FlagStall) -> list[Event]:
 
 
 def _redispatch(pipeline: Pipeline, state: WorkflowState, task_id: str, reason: str, now: int) -> list[Event]:
+    """Send an open task again; in a pause only note that it has to be."""
     found = _open_task(state, task_id)
     if isinstance(found, str):
         return []
     name, _, task = found
+    if state.status != "paused":
+        return [_dispatch_again(pipeline, state, name, task, reason, now)]
+    if task.lost:
+        return []
+    return [TaskLost(task_id=task_id, stage=name, attempt=task.attempt, reason=reason)]
+
+
+def _dispatch_again(
+    pipeline: Pipeline, state: WorkflowState, name: str, task: OpenTask, reason: str, now: int
+) -> TaskRedispatched:
     stage = pipeline.stages[name]
-    base = now if state.paused_at is None else state.paused_at
-    return [
-        TaskRedispatched(
-            task_id=task_id,
-            stage=name,
-            attempt=task.attempt,
-            agent=stage.agent,
-            reason=reason,
-            start_due_at=None if stage.start_timeout_seconds is None else base + to_us(stage.start_timeout_seconds),
-        )
-    ]
+    return TaskRedispatched(
+        task_id=str(TaskId(workflow_id=state.workflow_id, stage=name, attempt=task.attempt)),
+        stage=name,
+        attempt=task.attempt,
+        agent=stage.agent,
+        reason=reason,
+        start_due_at=None if stage.start_timeout_seconds is None else now + to_us(stage.start_timeout_seconds),
+    )
 
 
 def _fold(state: WorkflowState, events: list[Event], at: int) -> WorkflowState:

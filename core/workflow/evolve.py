@@ -15,6 +15,7 @@ from tailrace.core.events import (
     StallCleared,
     TaskDispatched,
     TaskFailed,
+    TaskLost,
     TaskProgressed,
     TaskRedispatched,
     TaskStarted,
@@ -100,8 +101,13 @@ def _redispatched(state: WorkflowState, event: TaskRedispatched, at: int) -> Wor
         due_at=None,
         worker="",
         delivery=0,
+        lost="",
     )
     return replace(state, stages=stages)
+
+
+def _lost(state: WorkflowState, event: TaskLost, at: int) -> WorkflowState:
+    return replace(state, stages=_task(state, event.stage, lost=event.reason))
 
 
 def _started(state: WorkflowState, event: TaskStarted, at: int) -> WorkflowState:
@@ -224,6 +230,7 @@ _APPLY: dict[type[Event], Callable[[WorkflowState, Any, int], WorkflowState]] = 
     WorkflowCreated: _already_created,
     TaskDispatched: _dispatched,
     TaskRedispatched: _redispatched,
+    TaskLost: _lost,
     TaskStarted: _started,
     TaskProgressed: _progressed,
     TaskFailed: _failed_task,

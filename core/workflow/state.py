@@ -20,7 +20,10 @@ REMEMBERED_COMMANDS = 8
 
 
 class OpenTask(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
-    """A dispatched task without outcome. Due times stand still while the run is paused (see `WorkflowResumed`)."""
+    """A dispatched task without outcome. Due times stand still while the run is paused (see `WorkflowResumed`).
+
+    `lost` says why its entry is in no stream any more, only while the run is paused: nothing is dispatched then.
+    """
 
     attempt: int
     dispatched_at: int
@@ -30,6 +33,7 @@ class OpenTask(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     worker: str = ""
     delivery: int = 0
     fraction: float = 0.0
+    lost: str = ""
 
 
 class StageState(msgspec.Struct, frozen=True, kw_only=True, array_like=True):

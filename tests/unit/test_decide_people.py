@@ -17,8 +17,8 @@ from tailrace.core.commands import (
     RetryWorkflow,
 )
 from tailrace.core.errors import CommandRefused, InvalidInput
-from tailrace.core.events import StallCleared, TaskDispatched, WorkflowRetried, WorkflowStalled
-from tailrace.core.testing.builders import completed, create_workflow, diamond, line, pipeline, stage, started
+from tailrace.core.events import StallCleared, TaskDispatched, TaskRedispatched, WorkflowRetried, WorkflowStalled
+from tailrace.core.testing.builders import completed, create_workflow, diamond, line, lost, pipeline, stage, started
 from tailrace.core.testing.history import History, names
 from tailrace.core.workflow.decide import allowed_commands, decide
 from tailrace.core.workflow.state import WorkflowStatus
@@ -182,12 +182,49 @@ def test_what_begins_or_fails_in_a_pause_has_its_whole_time_after_it() -> None:
     run.start("starts")
     run.fail("fails")
     run.do(RedispatchTask(task_id=run.task_id("gone"), reason="gone"))
+    assert ("start", "gone") not in run.timers
     run.advance(60)
     run.do(ResumeWorkflow())
     due = run.timers
     assert due["attempt", "starts"] == run.now + 100 * SECOND
     assert due["start", "gone"] == run.now + 30 * SECOND
     assert run.now + to_us(1.0) <= due["retry", "fails"] <= run.now + to_us(1.1)
+
+
+def test_a_task_that_is_lost_in_a_pause_is_sent_again_with_the_resumption() -> None:
+    """Nothing is dispatched before; that it is lost is said once, however often it is reported."""
+    run = History(pipeline(stage("only", start_timeout_seconds=30)))
+    run.create()
+    run.start("only")
+    run.do(PauseWorkflow())
+    assert names(run.report(lost(run.task_id("only")))) == ["TaskLost"]
+    assert run.report(lost(run.task_id("only"))) == []
+    assert run.do(RedispatchTask(task_id=run.task_id("only"), reason="gone")) == []
+    run.advance(60)
+    assert names(run.do(ResumeWorkflow())) == ["WorkflowResumed", "TaskRedispatched"]
+    assert isinstance(event := run.events[-1], TaskRedispatched)
+    assert (event.task_id, event.reason) == ("run-1:only:1", "entry-gone")
+    task = run.task("only")
+    assert (task.dispatched_at, task.started_at, task.lost) == (run.now, None, "")
+    assert run.timers == {("start", "only"): run.now + 30 * SECOND}
+    run.do(PauseWorkflow())
+    assert names(run.do(ResumeWorkflow())) == ["WorkflowResumed"]
+
+
+def test_the_result_of_a_task_that_was_lost_in_a_pause_still_counts() -> None:
+    """It was reported before; or the run is cancelled, and nothing is sent again."""
+    run = History(pipeline(stage("only")))
+    run.create()
+    run.do(PauseWorkflow())
+    run.report(lost(run.task_id("only")))
+    run.complete("only")
+    assert run.state.status == "completed"
+    other = History(pipeline(stage("only")))
+    other.create()
+    other.do(PauseWorkflow())
+    other.report(lost(other.task_id("only")))
+    other.do(CancelWorkflow())
+    assert names(other.do(RetryWorkflow())) == ["WorkflowRetried", "TaskDispatched"]
 
 
 def test_a_timer_does_nothing_in_a_pause() -> None:
