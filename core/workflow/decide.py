@@ -334,9 +334,8 @@ def _retry(pipeline: Pipeline, state: WorkflowState, from_stage: str | None, now
             raise InvalidInput(f"there is no stage {from_stage!r}; stages are: {', '.join(state.stages)}")
         reset |= {from_stage, *pipeline.descendants[from_stage]}
     if not reset:
-        raise CommandRefused(
-            "retry", state.status, (), "every stage completed; say from which stage to run again (from_stage)"
-        )
+        detail = "every stage completed, so a retry needs from_stage: the stage to run again from"
+        raise CommandRefused("retry", state.status, allowed_commands(state), detail)
     ordered = tuple(name for name in state.stages if name in reset)
     retried = WorkflowRetried(round=state.round + 1, reset=ordered, from_stage=from_stage)
     return [retried, *_advance(pipeline, evolve(state, retried, now), now)]

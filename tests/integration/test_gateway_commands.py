@@ -60,7 +60,8 @@ async def test_retry_needs_something_to_retry(served: Gateway) -> None:
     """A completed run wants a stage to start from."""
     run = await served.finished()
     problem = await served.call("POST", f"/workflows/{run['workflow_id']}/retry", status=409)
-    assert "from_stage" in problem["detail"]
+    assert "needs from_stage" in problem["detail"]
+    assert problem["allowed_commands"] == ["retry"]
     await served.call("POST", f"/workflows/{run['workflow_id']}/retry", json={"from_stage": "nope"}, status=422)
 
 

@@ -299,8 +299,9 @@ def test_a_retry_also_takes_up_what_another_stage_left_open() -> None:
 def test_a_retry_needs_something_to_do() -> None:
     """A stage that is there, or work that is left."""
     run = in_status("completed")
-    with pytest.raises(CommandRefused, match="from which stage"):
+    with pytest.raises(CommandRefused, match=r"needs from_stage.*; allowed now: retry$") as caught:
         run.do(RetryWorkflow())
+    assert caught.value.allowed == ("retry",)
     with pytest.raises(InvalidInput, match="'missing'"):
         run.do(RetryWorkflow(from_stage="missing"))
 
