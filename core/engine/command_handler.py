@@ -8,13 +8,22 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import Final
 
 import msgspec
 
 from tailrace.core.commands import Command, CreateWorkflow
 from tailrace.core.engine.plan import plan
-from tailrace.core.errors import AlreadyExists, NotFound, StoreCorrupt, StoreFull, StoreUnavailable, VersionConflict
+from tailrace.core.errors import (
+    AlreadyExists,
+    NotFound,
+    ReadModelUnavailable,
+    StoreCorrupt,
+    StoreFull,
+    StoreUnavailable,
+    VersionConflict,
+)
 from tailrace.core.events import WorkflowCreated
 from tailrace.core.ids import new_command_id
 from tailrace.core.store.port import Append, Appended, WorkflowStore
@@ -61,7 +70,17 @@ class CommandHandler:
 
         Raises `AlreadyExists` for another body, `StoreFull`, `StoreUnavailable`, `NotFound` for the definition.
         """
-        await self._refuse_when_full()
+        try:
+            await self._refuse_when_full()
+            return await self._create(command, actor, traceparent)
+        except StoreFull:
+            # A request that was accepted before takes no room.
+            snapshot = await self._accepted(command.workflow_id)
+            if snapshot is None:
+                raise
+            return _again(snapshot, command, replayed=True)
+
+    async def _create(self, command: CreateWorkflow, actor: str, traceparent: str) -> Outcome:
         pipeline = await self._store.pipeline(command.definition)
         command_id = self._command_ids()
         for wait in (*_RECONNECT_WAITS, None):
@@ -159,10 +178,16 @@ class CommandHandler:
             snapshot = await self._archived(command.workflow_id)
         if snapshot is None:
             raise StoreUnavailable(f"workflow {command.workflow_id} exists and can't be read now; ask again")
-        if snapshot.created.body_hash != command.body_hash:
-            raise AlreadyExists(command.workflow_id)
         # Found by our own command id: the first reply was lost, the run was not there before us.
-        return Outcome(snapshot=snapshot, replayed=snapshot.state.version_of_command(command_id) is None)
+        return _again(snapshot, command, replayed=snapshot.state.version_of_command(command_id) is None)
+
+    async def _accepted(self, workflow_id: str) -> Snapshot | None:
+        """The run, if it is there; what the archive holds is not known while it can't be asked."""
+        snapshot = await self._store.load(workflow_id)
+        if snapshot is None and self._archived is not None:
+            with suppress(ReadModelUnavailable):
+                snapshot = await self._archived(workflow_id)
+        return snapshot
 
     async def _refuse_when_full(self) -> None:
         """Ask for the fill level at most once a second: it is on the way of every new run."""
@@ -173,6 +198,13 @@ class CommandHandler:
             self._fullness = (loop_now, fullness)
         if fullness >= FULL_MARK:
             raise StoreFull(f"the store is {fullness:.0%} full; new runs are accepted below {FULL_MARK:.0%}")
+
+
+def _again(snapshot: Snapshot, command: CreateWorkflow, *, replayed: bool) -> Outcome:
+    """The run of an earlier request; raises `AlreadyExists` when it was made for another body."""
+    if snapshot.created.body_hash != command.body_hash:
+        raise AlreadyExists(command.workflow_id)
+    return Outcome(snapshot=snapshot, replayed=replayed)
 
 
 def _same(parent: str, decided: Sequence[DecidedEvent]) -> list[str]:

@@ -129,7 +129,8 @@ async def test_a_full_store_refuses_new_runs(tmp_path: Path) -> None:
         EmbeddedRedis(tmp_path / "redis", server=redis_program(), maxmemory_bytes=limit) as server,
         gateway(server.url, tmp_path, working=False) as served,
     ):
-        run = await served.submit()
+        accepted: dict[str, Any] = {"json": {"type": "app", "name": "x"}, "headers": {"Idempotency-Key": "k"}}
+        run = await served.call("POST", "/workflows", status=201, **accepted)
         used = await served.store.fullness() * limit
         await served.store.client.command("CONFIG", "SET", "maxmemory", int(used / 0.8))
 
@@ -144,6 +145,9 @@ async def test_a_full_store_refuses_new_runs(tmp_path: Path) -> None:
                 return True
 
         await eventually(refused)
+        async with served.client.post(f"{served.url}/api/v1/workflows", **accepted) as response:
+            assert (response.status, response.headers["Idempotent-Replayed"]) == (201, "true")
+            assert (await response.json())["workflow_id"] == run["workflow_id"]
         await served.call("POST", f"/workflows/{run['workflow_id']}/cancel", status=200)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 
 from tailrace.core.commands import PauseWorkflow, ResumeWorkflow
 from tailrace.core.engine.command_handler import CommandHandler
-from tailrace.core.errors import StoreFull
+from tailrace.core.errors import AlreadyExists, StoreFull
 from tailrace.core.store.port import WorkerBeat
 from tailrace.core.testing.builders import completed, create_workflow, line, pipeline, stage, started
 from tests.support.audit import audit
@@ -67,6 +68,24 @@ async def test_h11_a_store_is_full_before_it_is(full: Bench) -> None:
     with pytest.raises(StoreFull):
         await full.submit(runner.pipeline, "refused")
     assert (await runner.carry_out("open", create_workflow(runner.pipeline, "open"))).outcome == "ok"
+
+
+async def test_h11_a_request_that_was_accepted_is_answered_again(full: Bench) -> None:
+    """Asking again for a run that is there writes nothing: it is answered over the mark, and when there is no room at all."""
+    runner = await full.prepare(line("only"))
+    command = create_workflow(runner.pipeline, "accepted", body_hash="one")
+    await full.handler.create(command, actor="test")
+    await fill(full)
+    for handler in (CommandHandler(full.store), CommandHandler(full.store)):
+        again = await handler.create(command, actor="test")
+        assert (again.replayed, again.snapshot.state.workflow_id) == (True, "accepted")
+        # The second one has asked before it was full.
+        handler._fullness = (asyncio.get_running_loop().time() + 1000, 0.0)
+        assert (await handler.create(command, actor="test")).replayed
+        with pytest.raises(AlreadyExists):
+            await handler.create(create_workflow(runner.pipeline, "accepted", body_hash="other"), actor="test")
+        with pytest.raises(StoreFull):
+            await handler.create(create_workflow(runner.pipeline, "refused"), actor="test")
 
 
 async def test_h11_what_is_open_goes_on(full: Bench) -> None:
