@@ -24,6 +24,7 @@ from tailrace.core.errors import (
     TailraceError,
     Undecodable,
 )
+from tailrace.core.partitioning import partition_of
 from tailrace.core.store.checks import check_append
 from tailrace.core.store.port import Append, Ownership, ReportEntry, TimerRef, WorkflowStore
 from tailrace.core.workflow.definition import Pipeline
@@ -182,7 +183,7 @@ class PartitionWork:
         while True:
             delay = TIMER_POLL_SECONDS
             due, next_due = await self._store.due_timers(self._partition, count=BATCH)
-            if due and await self.fire_timers(due) == BATCH:
+            if due and await self.fire_timers(due) and len(due) == BATCH:
                 delay = 0.0
             if next_due is not None and delay:
                 now = await self._store.now()
@@ -196,7 +197,14 @@ class PartitionWork:
 
     async def fire_timers(self, due: Sequence[TimerRef]) -> int:
         """Decide timers that are due; gives how many were dealt with."""
-        parsed = [(ref, timer) for ref in due if (timer := _parse(ref)) is not None]
+        left = 0
+        parsed: list[tuple[TimerRef, Timer]] = []
+        for ref in due:
+            timer = self._parse(ref)
+            if timer is None:
+                left += await self._park_timer(ref, "its name can't be read, or is of another partition")
+            else:
+                parsed.append((ref, timer))
         async with self._deciding:
             states = await self._load(timer.workflow_id for _, timer in parsed)
             now = await self._store.now()
@@ -206,19 +214,22 @@ class PartitionWork:
                 # One timer of a run per batch: the next one is decided on the state that this one leaves.
                 if timer.workflow_id in taken:
                     continue
-                taken.add(timer.workflow_id)
                 state = states.get(timer.workflow_id)
                 if state is None:
                     log.error("timer %s belongs to no workflow; it is removed", ref.name)
                     await self._store.drop_timer(self._partition, ref)
-                elif isinstance(state, WorkflowState):
+                    left += 1
+                elif isinstance(state, str):
+                    left += await self._park_timer(ref, state)
+                else:
                     try:
                         planned.append(await self._decide_timer(state, ref, timer, now))
+                        taken.add(timer.workflow_id)
                     except UNDECIDABLE as error:
                         if isinstance(error, StoreUnavailable | LogDiverged):
                             raise
-                        log.exception("timer %s can't be decided", ref.name)
-            return await self._append(planned)
+                        left += await self._park_timer(ref, f"{type(error).__name__}: {error}")
+            return left + await self._append(planned)
 
     async def _decide_timer(
         self, state: WorkflowState, ref: TimerRef, timer: Timer, now: int
@@ -284,6 +295,8 @@ class PartitionWork:
                 log.error("nothing can be appended to %s: %s", append.workflow_id, result.detail)
                 for entry_id in append.reports:
                     left += await self._store.park_report(self._partition, entry_id, result.detail)
+                if append.timer is not None:
+                    left += await self._park_timer(append.timer, result.detail)
             else:
                 # Somebody else moved the run, or dealt with the report: what is remembered of it is old.
                 self._states.pop(append.workflow_id, None)
@@ -331,6 +344,21 @@ class PartitionWork:
         while len(self._states) > CACHED_STATES:
             self._states.popitem(last=False)
 
+    def _parse(self, ref: TimerRef) -> Timer | None:
+        """What the name says; None for one that can't be read, or that no append of this partition would remove."""
+        try:
+            timer = Timer.parse(ref.name)
+        except ValueError:
+            return None
+        return timer if partition_of(timer.workflow_id, self._store.partitions) == self._partition else None
+
+    async def _park_timer(self, ref: TimerRef, reason: str) -> int:
+        """Out of the way of those behind it. The run it belongs to, if any, gets it anew with its next event or pause."""
+        parked = await self._store.park_timer(self._partition, ref, reason)
+        if parked:
+            log.error("timer %r of partition %d is parked: %s", ref.name, self._partition, reason)
+        return int(parked)
+
     async def _park(self, entry: ReportEntry, reason: str) -> int:
         log.error("report %s of partition %d is parked: %s", entry.entry_id, self._partition, reason)
         return int(await self._store.park_report(self._partition, entry.entry_id, reason))
@@ -340,11 +368,3 @@ def _first(errors: BaseExceptionGroup[BaseException]) -> BaseException:
     """The first error of a group, however deep it is."""
     error = errors.exceptions[0]
     return _first(error) if isinstance(error, BaseExceptionGroup) else error
-
-
-def _parse(ref: TimerRef) -> Timer | None:
-    try:
-        return Timer.parse(ref.name)
-    except ValueError:
-        log.warning("the timer %r can't be read", ref.name)
-        return None

@@ -320,10 +320,19 @@ class RedisStore:
         part = self._parts[partition]
         following, *due = await self.client.call(scripts.TIMERS, [part.timers, part.pulse], self._poll_limits(count))
         timers = [
-            TimerRef(name=name.decode(), due_at=round(float(score)))
+            TimerRef(name=name.decode(errors="surrogateescape"), due_at=round(float(score)))
             for name, score in zip(due[::2], due[1::2], strict=True)
         ]
         return timers, round(float(following)) if following else None
+
+    async def park_timer(self, partition: int, timer: TimerRef, reason: str) -> bool:
+        """Out of the timers and into what is parked, in one script."""
+        part = self._parts[partition]
+        name = timer.name.encode(errors="surrogateescape")
+        reply = await self.client.call(
+            scripts.PARK_TIMER, [part.timers, part.parked], [name, timer.due_at, reason[:500], PARKED_LIMIT]
+        )
+        return bool(reply)
 
     async def drop_timer(self, partition: int, timer: TimerRef) -> None:
         """ZREM."""

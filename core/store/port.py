@@ -317,6 +317,9 @@ class WorkflowStore(Protocol):
     async def due_timers(self, partition: int, *, count: int) -> tuple[list[TimerRef], int | None]:
         """Timers past their time, oldest first, and when the next one is due; none during a grace. Updates the pulse."""
 
+    async def park_timer(self, partition: int, timer: TimerRef, reason: str) -> bool:
+        """Move a timer that can't be decided to what is parked, in one step; False when it was gone or set anew."""
+
     async def drop_timer(self, partition: int, timer: TimerRef) -> None:
         """Remove a timer whose run is not there."""
 

@@ -147,5 +147,5 @@ def partition(facts: PartitionFacts, now: int, *, timers_stand: bool) -> Iterato
         detail = f"{facts.overdue_timers} timers are due and don't fire"
         yield Check(name=name, status="failed", detail=detail, suggestion="restart the orchestrator")
     if facts.parked:
-        detail = f"{facts.parked} reports could not be applied and are parked"
+        detail = f"{facts.parked} reports or timers could not be applied and are parked"
         yield Check(name=name, status="warning", detail=detail, suggestion="GET /api/v1/dead-letters")

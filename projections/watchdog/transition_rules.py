@@ -93,8 +93,8 @@ def task_gone(facts: Facts, stage: StageDefinition, task: OpenTask, task_id: str
     if facts.orchestration.parked:
         return Finding(
             cause="report-rejected",
-            summary=f"{gone} and no report on it waits; {facts.orchestration.parked} reports of partition "
-            f"{facts.partition} could not be applied and are parked",
+            summary=f"{gone} and no report on it waits; {facts.orchestration.parked} reports or timers of "
+            f"partition {facts.partition} could not be applied and are parked",
             suggestion=again,
             evidence=evidence,
         )

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from pathlib import Path
 
 import msgspec
+import pytest
 
 from tailrace.agents.runtime import Worker, WorkerOptions
 from tailrace.agents.simulated import simulated_agent
 from tailrace.core.artifacts import FileArtifacts
+from tailrace.core.codec import encode
 from tailrace.core.engine.command_handler import CommandHandler
-from tailrace.core.engine.orchestrator import Orchestrator
+from tailrace.core.engine.orchestrator import BATCH, Orchestrator
 from tailrace.core.redis_backend.store import RedisStore
 from tailrace.core.redis_backend.tasks import RedisLeases, RedisTasks
 from tailrace.core.testing.builders import completed, create_workflow, line, pipeline, stage, workflow_id_in
@@ -49,6 +52,45 @@ async def test_run_that_cannot_be_read_stops_nobody_else(redis_store: RedisStore
         await eventually(lambda: _ended(store, healthy))
         facts = await store.partition_facts(0)
         assert (facts.reports, facts.parked) == (0, 1)
+
+
+async def test_timers_that_cannot_be_decided_stop_nobody_else(
+    redis_store: RedisStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    """More of them than are read at a time, all before a healthy one: they are parked, each said once in one line."""
+    store, handler = redis_store, CommandHandler(redis_store)
+    definition = await store.put_definition(pipeline(stage("only", start_timeout_seconds=0.2)).definition)
+    lost, unreadable, healthy, other = (
+        workflow_id_in(number == 4, store.partitions, number=number) for number in (1, 2, 3, 4)
+    )
+    for workflow_id in (lost, unreadable, healthy, other):
+        await handler.create(create_workflow(definition, workflow_id), actor="test")
+    part = store.keys.partition(0)
+    (state,) = await store.load_states([lost])
+    assert state is not None
+    undecidable = msgspec.structs.replace(state, definition="0" * 64)
+    await store.client.command("HSET", part.workflow(lost), "s", encode(undecidable))
+    await store.client.command("HSET", part.workflow(unreadable), "s", "garbage")
+    names: list[str | bytes] = ["", "nonsense", f"{lost}|start|only|x", b"\xff\xfe", f"{other}|start|only|1"]
+    names += [f"{lost}|start|only|{number}" for number in range(200)]
+    names += [f"{unreadable}|start|only|{number}" for number in range(200)]
+    names += [f"bad {number}" for number in range(BATCH)]
+    await store.client.pipeline([("ZADD", part.timers, 1, name) for name in names])
+
+    async def retried() -> bool:
+        (state,) = await store.load_states([healthy])
+        return state is not None and state.stages["only"].attempt > 1
+
+    async def parked_all() -> bool:
+        return (await store.partition_facts(0)).parked == len(names)
+
+    caplog.set_level(logging.WARNING)
+    async with beside(Orchestrator(store, "o1").run()):
+        await eventually(retried)
+        await eventually(parked_all)
+    said = [record for record in caplog.records if "timer" in record.getMessage()]
+    assert len(said) == len(names)
+    assert not any(record.exc_info for record in said)
 
 
 async def test_large_request_reaches_the_handler(redis_store: RedisStore, tmp_path: Path) -> None:

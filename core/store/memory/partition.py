@@ -14,9 +14,9 @@ from tailrace.core.commands import Report
 from tailrace.core.errors import Undecodable
 from tailrace.core.events import Failure
 from tailrace.core.store.memory.streams import EntryId, Pending, Stream, TaskEntry, TaskName, TaskStream, spell
-from tailrace.core.store.port import Limits, ReportEntry
+from tailrace.core.store.port import Limits, ReportEntry, TimerRef
 
-#: How many parked reports are kept.
+#: How many parked reports and timers are kept.
 PARKED_LIMIT: Final = 1000
 
 
@@ -92,7 +92,7 @@ class Partition:
         self.expectations: dict[str, int] = {}
         self.owner = Owner()
         self.pulse = Pulse()
-        self.parked: deque[tuple[RawReport, str]] = deque(maxlen=PARKED_LIMIT)
+        self.parked: deque[tuple[RawReport | TimerRef, str]] = deque(maxlen=PARKED_LIMIT)
 
     def stream(self, agent: str, urgent: bool) -> TaskStream:
         """The task stream of an agent, made when it is missing."""

@@ -131,6 +131,14 @@ class MemoryStore:
         data.parked.append((raw, reason))
         return True
 
+    async def park_timer(self, partition: int, timer: TimerRef, reason: str) -> bool:
+        data = self._partition(partition)
+        if data.timers.get(timer.name) != timer.due_at:
+            return False
+        del data.timers[timer.name]
+        data.parked.append((timer, reason))
+        return True
+
     async def drop_timer(self, partition: int, timer: TimerRef) -> None:
         """Remove it, if it is there."""
         self._partition(partition).timers.pop(timer.name, None)

@@ -62,6 +62,21 @@ class TimingSuite:
         assert (await runner.append(fire)).outcome == "gone"
         assert await everything(backend, RUN, "agent") == before
 
+    async def test_a_timer_that_cannot_be_decided_is_parked(self, backend: Harness) -> None:
+        """In one step, and only as it was seen: one that was set anew meanwhile stays."""
+        runner = await prepared(backend)
+        await runner.create(RUN)
+        await pass_time(backend, LIMIT_SECONDS)
+        (ref,) = await due(backend)
+        partition = partition_of_run(backend)
+        earlier = TimerRef(name=ref.name, due_at=ref.due_at - 1)
+        assert not await backend.store.park_timer(partition, earlier, "a reason")
+        assert await due(backend) == [ref]
+        assert await backend.store.park_timer(partition, ref, "a reason")
+        assert not await backend.store.park_timer(partition, ref, "a reason")
+        assert await due(backend) == []
+        assert (await backend.store.partition_facts(partition)).parked == 1
+
     async def test_a_timer_that_moved_is_gone(self, backend: Harness) -> None:
         """A timer is known by its name and its due time."""
         runner = await prepared(backend)

@@ -148,6 +148,11 @@ async def _park(scene: Scene) -> Call:
     return Call(scripts.PARK, [scene.part.reports, scene.part.parked], [entry.entry_id, "a reason", 10])
 
 
+async def _park_timer(scene: Scene) -> Call:
+    await scene.bench.store.client.command("ZADD", scene.part.timers, 5, "a-timer")
+    return Call(scripts.PARK_TIMER, [scene.part.timers, scene.part.parked], ["a-timer", 5, "a reason", 10])
+
+
 async def _owner(scene: Scene) -> Call:
     owned = await scene.bench.store.acquire(0, "o1", None)
     assert owned is not None
@@ -192,7 +197,20 @@ CALLS: dict[str, Make] = {
     make.__name__.lstrip("_"): make
     for make in (
         *(_append, _create, _bare, _report, _claim, _claim_expired, _claim_poison, _renew, _renew_gone, _release),
-        *(_take, _park, _owner, _timers, _overdue, _postpone, _beat, _enlist, _init, _group, _remove_consumer),
+        *(
+            _take,
+            _park,
+            _park_timer,
+            _owner,
+            _timers,
+            _overdue,
+            _postpone,
+            _beat,
+            _enlist,
+            _init,
+            _group,
+            _remove_consumer,
+        ),
     )
 }
 
