@@ -44,11 +44,16 @@ class FileArtifacts:
 
     def __init__(self, root: Path) -> None:
         self._root = root
+        self._durable: set[Path] = set()
 
     def put(self, data: bytes, *, name: str, media_type: str = "application/octet-stream") -> ArtifactRef:
-        """Write to a temporary file and rename, so that a reader never sees half of it."""
+        """Write to a temporary file and rename, so that a reader never sees half of it.
+
+        When it returns, file and name are on the disk: the event that names it must not outlive it.
+        """
         digest = hashlib.sha256(data).hexdigest()
         path = self._path(digest)
+        missing = [folder for folder in (path.parent, *path.parent.parents) if not folder.exists()]
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             handle, temporary = tempfile.mkstemp(dir=path.parent)
@@ -57,6 +62,12 @@ class FileArtifacts:
                 file.flush()
                 os.fsync(file.fileno())
             Path(temporary).replace(path)
+        # Also when it was there: the process that stores it just now may not have come so far.
+        _sync_folder(path.parent)
+        if path.parent not in self._durable:
+            for folder in missing or [path.parent]:
+                _sync_folder(folder.parent)
+            self._durable.add(path.parent)
         return ArtifactRef(sha256=digest, size=len(data), name=name, media_type=media_type)
 
     def get(self, sha256: str) -> bytes:
@@ -72,3 +83,12 @@ class FileArtifacts:
         if len(sha256) != 64 or any(character not in "0123456789abcdef" for character in sha256):
             raise NotFound("artifact", sha256)
         return self._root / sha256[:2] / sha256
+
+
+def _sync_folder(folder: Path) -> None:
+    """Put the names in a folder on the disk."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
