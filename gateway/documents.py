@@ -137,7 +137,7 @@ def _stage(name: str, stage: StageState, output: Any) -> StageDocument:
         attempt=stage.attempt,
         tries=stage.tries,
         progress=done if task is None else task.fraction,
-        worker=task.worker or None if task is not None else None,
+        worker=(stage.worker if task is None else task.worker) or None,
         started_at=to_rfc3339(stage.started_at),
         finished_at=to_rfc3339(stage.finished_at),
         retry_at=to_rfc3339(stage.retry_at),

@@ -74,7 +74,7 @@ def _row(run: Run, ordinal: int, name: str, stage: StageState) -> _Stage:
         attempt=stage.attempt,
         tries=stage.tries,
         progress=1.0 if stage.status == "completed" else task.fraction if task else 0.0,
-        worker=task.worker or None if task else None,
+        worker=(stage.worker if task is None else task.worker) or None,
         started_at=stage.started_at,
         finished_at=stage.finished_at,
         retry_at=stage.retry_at,

@@ -125,6 +125,7 @@ def _failed_task(state: WorkflowState, event: TaskFailed, at: int) -> WorkflowSt
 
 
 def _completed_stage(state: WorkflowState, event: StageCompleted, at: int) -> WorkflowState:
+    task = state.stages[event.stage].task
     stages = _stage(
         state,
         event.stage,
@@ -134,6 +135,7 @@ def _completed_stage(state: WorkflowState, event: StageCompleted, at: int) -> Wo
         error=None,
         output_attempt=event.attempt,
         finished_at=at,
+        worker=event.worker or (task.worker if task is not None else ""),
     )
     return replace(state, stages=stages)
 

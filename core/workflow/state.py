@@ -37,7 +37,10 @@ class OpenTask(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
 
 
 class StageState(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
-    """One stage. `attempt` counts up for ever, `tries` within the round; `output_attempt` names the output it has."""
+    """One stage. `attempt` counts up for ever, `tries` within the round; `output_attempt` names the output it has.
+
+    `worker` is who completed it; who works on it stands in its task.
+    """
 
     status: StageStatus = "pending"
     weight: int = 1
@@ -49,6 +52,7 @@ class StageState(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     error: Failure | None = None
     started_at: int | None = None
     finished_at: int | None = None
+    worker: str = ""
 
 
 class Stall(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
