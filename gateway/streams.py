@@ -61,10 +61,9 @@ class RunStream:
 
     async def write(self, stream: EventStream) -> None:
         """Write until the run has ended, the client is gone or the gateway stops."""
-        if self._cursor.epoch not in {"", self._epoch} or self._version > self._run.version:
-            await stream.gap(
-                Gap(reason="other-log", detail="the cursor is of another log; the run is told from its start")
-            )
+        gap = self._gap_at_cursor()
+        if gap is not None:
+            await stream.gap(gap)
             self._version, self._entry_id = 0, ""
         await self._write_history(stream)
         if self._run.ended or not self._run.live:
@@ -75,6 +74,15 @@ class RunStream:
             await self._write_history(stream)
             if not self._ended:
                 await self._follow(stream, subscription)
+
+    def _gap_at_cursor(self) -> Gap | None:
+        """Why the run can't be told from the cursor on; None when it can."""
+        if self._cursor.epoch not in {"", self._epoch}:
+            return Gap(reason="other-log", detail="the cursor is of another log; the run is told from its start")
+        if self._version > self._run.version:
+            detail = f"the log went back from version {self._version} to {self._run.version}"
+            return Gap(reason="log-went-back", detail=f"{detail}; the run is told from its start")
+        return None
 
     async def _write_history(self, stream: EventStream) -> None:
         async for page in self._history.read(self._run, self._version, entry_id=self._entry_id):

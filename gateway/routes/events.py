@@ -52,6 +52,9 @@ async def of_run(request: web.Request) -> web.StreamResponse:
     async with services.store_deadline():
         run = await History(services.store, services.queries).status(workflow_id)
         epoch = epoch_of([await services.store.head(run.partition)])
+    if not cursor.epoch and cursor.version > run.version:
+        detail = f"`after` is version {cursor.version}, and the run is at version {run.version}"
+        raise Refusal(400, "bad-cursor", detail)
     if not wants_stream(request):
         return await _page(request, services, run, cursor, epoch)
     if run.ended and cursor == RunCursor(epoch, run.version, cursor.entry_id):
@@ -68,6 +71,9 @@ async def _page(
     limit = query_number(request.query, "limit", default=100, least=1, most=1000)
     if cursor.epoch not in {"", epoch}:
         raise Refusal(410, "cursor-gone", "the cursor is of another log; read again from the start")
+    if cursor.version > run.version:
+        detail = f"the log went back from version {cursor.version} to {run.version}; read again from the start"
+        raise Refusal(410, "cursor-gone", detail)
     found: list[CloudEvent] = []
     skipped: list[Skipped] = []
     last = RunCursor(epoch, cursor.version, cursor.entry_id)

@@ -7,6 +7,8 @@ import socket
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import pytest
+
 from tailrace.core.commands import PauseWorkflow, ResumeWorkflow
 from tailrace.core.partitioning import partition_of
 from tailrace.gateway import cursors
@@ -225,6 +227,35 @@ async def test_pages_read_their_own_writes(projected: Gateway) -> None:
     cancelled = await projected.call("POST", f"/workflows/{run['workflow_id']}/cancel", status=200)
     page = await projected.call("GET", f"/workflows/{run['workflow_id']}/events", status=200)
     assert page["items"][-1]["data"]["version"] == cancelled["version"]
+
+
+@pytest.mark.parametrize("accept", ["application/json", "text/event-stream"])
+async def test_a_version_that_the_run_does_not_have_is_refused(served: Gateway, accept: str) -> None:
+    """400 with the version that it has; behind the last one there is just nothing yet."""
+    run = await served.finished()
+    path, end = f"/workflows/{run['workflow_id']}/events", len(ALL)
+    for after in (end + 1, 999_999):
+        problem = await served.call("GET", f"{path}?after={after}", headers={"Accept": accept}, status=400)
+        assert problem["code"] == "bad-cursor"
+        assert f"version {end}" in problem["detail"]
+    page = await served.call("GET", f"{path}?after={end}", status=200)
+    assert (page["items"], page["next_cursor"]) == ([], None)
+
+
+async def test_a_cursor_beyond_the_end_of_its_log_is_told(served: Gateway) -> None:
+    """This log gave it, so the log went back since: 410 for a page; a stream says why and begins anew."""
+    run = await served.finished()
+    path = f"/workflows/{run['workflow_id']}/events"
+    async with served.stream(path) as events:
+        told = await events.rest()
+    last = cursors.decode_run(told[-1].id)
+    ahead = cursors.encode(RunCursor(last.epoch, last.version + 3, last.entry_id))
+    async with served.stream(f"{path}?after={ahead}") as events:
+        gap, *again = await events.rest()
+    assert (gap.name, gap.id, gap.data["reason"]) == ("gap", "", "log-went-back")
+    assert f"version {last.version + 3}" in gap.data["detail"]
+    assert [event.version for event in again if event.id] == list(range(1, len(ALL) + 1))
+    assert (await served.call("GET", f"{path}?after={ahead}", status=410))["code"] == "cursor-gone"
 
 
 async def test_a_cursor_that_is_none_is_refused(served: Gateway) -> None:
