@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated, Any, Final, Literal, TypeVar
 
 import msgspec
@@ -192,6 +192,17 @@ def escape(name: str) -> str:
     """A name as one token of a JSON pointer (RFC 6901), shortened, and without what a response can't carry."""
     shown = name[:100].encode("utf-8", "replace").decode()
     return shown.replace("~", "~0").replace("/", "~1")
+
+
+def check_query(query: Iterable[str], *known: str) -> None:
+    """Refuse fields of a query that nobody would read; raises `InvalidInput`, which points to each of them."""
+    unknown = [name for name in dict.fromkeys(query) if name not in known]
+    if unknown:
+        errors = [
+            FieldError(pointer=f"/{name.replace('~', '~0').replace('/', '~1')}", detail="there is no such query field")
+            for name in unknown
+        ]
+        raise InvalidInput(f"no query field is called {unknown[0]!r}; known are: {', '.join(known)}", errors)
 
 
 def query_flag(query: Mapping[str, str], name: str) -> bool | None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from aiohttp import web
 
 from tailrace.gateway.responses import document, items
-from tailrace.gateway.schemas import query_flag, query_number
+from tailrace.gateway.schemas import check_query, query_flag, query_number
 from tailrace.gateway.services import services_of
 
 
@@ -19,6 +19,7 @@ def routes(prefix: str) -> Sequence[web.RouteDef]:
 async def stalls(request: web.Request) -> web.Response:
     """Findings of the watchdog, newest first: those that stand, or with `open=false` also those that are over."""
     query = request.query
+    check_query(query, "open", "workflow_id", "limit")
     found = await services_of(request).queries.stalls(
         open_only=query_flag(query, "open") is not False,
         workflow_id=query.get("workflow_id"),

@@ -29,7 +29,7 @@ from tailrace.gateway.documents import (
 )
 from tailrace.gateway.requests import bearer_of, body_of
 from tailrace.gateway.responses import document, items, workflow_id_of
-from tailrace.gateway.schemas import CreateWorkflowRequest, query_flag, query_number, read
+from tailrace.gateway.schemas import CreateWorkflowRequest, check_query, query_flag, query_number, read
 from tailrace.gateway.services import Services, services_of
 from tailrace.gateway.tracing import trace_of
 from tailrace.gateway.waiting import wait_ended
@@ -94,6 +94,7 @@ async def create(request: web.Request) -> web.Response:
 async def list_workflows(request: web.Request) -> web.Response:
     """Runs, newest first."""
     query = request.query
+    check_query(query, "status", "type", "label", "q", "stalled", "limit", "cursor")
     page = await services_of(request).queries.list_workflows(
         status=query.get("status"),
         type=query.get("type"),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import logging
+import zlib
 from collections.abc import AsyncIterator
 from io import BytesIO
 from pathlib import Path
@@ -59,6 +61,34 @@ async def test_a_body_that_is_too_large(served: Gateway, chunked: bool) -> None:
     assert (problem["status"], problem["code"]) == (413, "body-too-large")
     fits = b'{"type": "app", "name": "x"}'
     await served.call("POST", "/workflows", data=BytesIO(fits + b" " * (size - len(fits))), headers=json, status=201)
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate", "nonsense"])
+async def test_an_encoded_body(served: Gateway, encoding: str) -> None:
+    """415 whatever is in it, with what is possible: a small body can't become a large one here."""
+    content = b'{"type": "app", "name": "x"}'
+    headers = {"Content-Type": "application/json", "Content-Encoding": encoding}
+    for body in (content, content + b" " * (4 * 1024 * 1024)):
+        data = {"gzip": gzip.compress(body), "deflate": zlib.compress(body)}.get(encoding, body)
+        if len(data) > 1024 * 1024:
+            continue
+        async with served.client.post(f"{served.url}/api/v1/workflows", data=data, headers=headers) as response:
+            assert (response.status, response.headers["Accept-Encoding"]) == (415, "identity")
+            assert (await response.json())["code"] == "unsupported-media-type"
+    identity = {**headers, "Content-Encoding": "identity"}
+    await served.call("POST", "/workflows", data=content, headers=identity, status=201)
+
+
+@pytest.mark.parametrize(
+    ("path", "known"),
+    [("/workflows", "status, type, label, q, stalled, limit, cursor"), ("/stalls", "open, workflow_id, limit")],
+)
+async def test_a_query_field_that_nobody_knows(served: Gateway, path: str, known: str) -> None:
+    """422 with a pointer to each, as in a body: a filter that is misspelled must not give everything."""
+    problem = await problem_of(served, "GET", f"/api/v1{path}?limit=5&foo=1&a~b/c=")
+    assert (problem["status"], problem["code"]) == (422, "invalid-input")
+    assert [error["pointer"] for error in problem["errors"]] == ["/foo", "/a~0b~1c"]
+    assert known in problem["detail"]
 
 
 async def test_a_body_that_does_not_arrive(redis_server: EmbeddedRedis, tmp_path: Path) -> None:
