@@ -7,9 +7,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 import pytest
 
-from tailrace.core.commands import PauseWorkflow
+from tailrace.core.commands import PauseWorkflow, ResumeWorkflow
 from tailrace.core.errors import NotFound
-from tailrace.core.events import StallCleared, TaskRedispatched, WorkflowStalled
+from tailrace.core.events import StallCleared, TaskLost, TaskRedispatched, WorkflowStalled
 from tailrace.core.partitioning import partition_of
 from tailrace.core.redis_backend.connection import RedisSettings
 from tailrace.core.redis_backend.store import RedisStore
@@ -183,6 +183,34 @@ async def test_an_entry_that_somebody_acknowledged(world: World, renewing: bool)
                 await world.until_flagged(workflow_id, "silent-ack")
     assert len(await redispatched()) == renewing
     assert await world.stalls(workflow_id) == ([] if renewing else ["silent-ack"])
+
+
+async def test_an_entry_that_somebody_deleted_in_a_pause(world: World) -> None:
+    """Nothing is dispatched until the run is resumed; then the task is sent again, and the run goes on to its end."""
+    worker = Worker(world.store, slots=4)
+    worker.finishing = False
+    async with world.orchestrated(), worker.working():
+        workflow_id = await world.start(PATIENT)
+        await world.until_begun(workflow_id)
+        await world.handler.execute(workflow_id, PauseWorkflow(), actor="test")
+        (delivery,) = worker.held.values()
+        await world.store.client.command("XDEL", delivery.stream, delivery.entry_id)
+
+        async def lost() -> bool:
+            return any(isinstance(found.event, TaskLost) for found in await world.events(workflow_id))
+
+        await until(lost)
+        assert [queue.backlog + queue.pending for queue in await world.store.queues(["builder"])] == [0, 0]
+        assert (await diagnose(world.store, workflow_id)).cause == "paused"
+        await world.handler.execute(workflow_id, ResumeWorkflow(), actor="test")
+
+        async def sent_again() -> bool:
+            held = worker.held.get(delivery.message.task_id)
+            return held is not None and held.entry_id != delivery.entry_id
+
+        await until(sent_again)
+        worker.finishing = True
+        await world.until_completed(workflow_id)
 
 
 async def test_attempts_used_up(world: World) -> None:
