@@ -25,7 +25,7 @@ def _load(name: str, *parts: str) -> Script:
 
 
 APPEND: Final = _load("append")
-REPORT: Final = _load("report")
+REPORT: Final = _load("report", "delivered")
 CLAIM: Final = _load("claim", "pulse")
 RENEW: Final = _load("renew", "delivered")
 RELEASE: Final = _load("release")

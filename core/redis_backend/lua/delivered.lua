@@ -22,3 +22,29 @@ local function last_delivered(stream, group)
   return '0-0'
 end
 
+local function value_of(fields, name)
+  for index = 1, #fields, 2 do
+    if fields[index] == name then return fields[index + 1] end
+  end
+  return ''
+end
+
+local function tell_lost(reports, worker, workflow, task, message)
+  redis.call('XADD', reports, '*', 'workflow', workflow, 'task', task, 'traceparent', '', 'data', cmsgpack.pack(
+    {kind = 'lost', task_id = task, worker = worker, message = message}))
+end
+
+-- An entry that was delivered, is still there and is pending with nobody was acknowledged without a report. No one would ever
+-- be given it again, so whoever had it reports it as lost. (Handed back or claimed, it is pending with somebody: the caller
+-- has looked.)
+local function give_up_acknowledged(stream, group, entry, worker, reports, cancels)
+  local found = redis.call('XRANGE', stream, entry, entry)[1]
+  if not found or is_after(entry, last_delivered(stream, group)) then return end
+  local task = value_of(found[2], 'task')
+  redis.call('XDEL', stream, entry)
+  -- Nobody waits for a task that was closed meanwhile.
+  if redis.call('HDEL', cancels, task) == 0 then
+    tell_lost(reports, worker, value_of(found[2], 'workflow'), task, 'the entry was acknowledged without a report')
+  end
+end
+

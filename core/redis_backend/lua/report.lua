@@ -5,13 +5,19 @@
 -- Returns 'ok' or 'lost'. A final report removes the task in the same step.
 
 if #KEYS ~= 3 or #ARGV ~= 9 then error('TAILRACE ' .. #KEYS .. ' keys, ' .. #ARGV .. ' arguments') end
+if not string.match(ARGV[4], '^%d+$') then error('TAILRACE delivery is ' .. ARGV[4]) end
 if ARGV[5] ~= '0' and ARGV[5] ~= '1' then error('TAILRACE final is ' .. ARGV[5]) end
 for index, kind in ipairs({'stream', 'stream', 'hash'}) do
   local found = redis.call('TYPE', KEYS[index]).ok
   if found ~= 'none' and found ~= kind then error('TAILRACE key ' .. KEYS[index] .. ' is a ' .. found) end
 end
 local pending = redis.pcall('XPENDING', KEYS[1], ARGV[1], ARGV[2], ARGV[2], 1)
-if pending.err or #pending == 0 then return 'lost' end
+if pending.err then return 'lost' end
+if #pending == 0 then
+  -- Who is told that the task is lost forgets it, and would not find at a renewal that nobody has it.
+  give_up_acknowledged(KEYS[1], ARGV[1], ARGV[2], ARGV[3], KEYS[2], KEYS[3])
+  return 'lost'
+end
 if pending[1][1] ~= ARGV[2] or pending[1][2] ~= ARGV[3] or tostring(pending[1][4]) ~= ARGV[4] then return 'lost' end
 if ARGV[5] == '1' then
   redis.call('XACK', KEYS[1], ARGV[1], ARGV[2])

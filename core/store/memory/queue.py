@@ -87,6 +87,8 @@ class MemoryQueue:
                 if report.kind in FINAL:
                     stream.remove(entry_id)
                 partition.add_report(report, delivery.message.workflow_id, traceparent, now)
+            elif stream.is_acknowledged(entry_id):
+                self._give_up_acknowledged(partition, stream, entry_id, delivery.delivery, now)
             accepted.append(is_held)
         self._data.changed.wake()
         return accepted

@@ -171,6 +171,16 @@ class LeaseSuite:
         assert [renewal.outcome for renewal in backend.keeper("agent", "w1").renew([delivery])] == ["lost"]
         await self._is_sent_again(backend, queue, delivery)
 
+    async def test_the_report_on_an_acknowledged_entry_does_not_count(self, backend: Harness) -> None:
+        """Its sender can't prove that it holds the task. But it may never renew again, so the task is sent again at once."""
+        queue = await worker(backend)
+        delivery = await taken(backend, queue)
+        await backend.acknowledge_entry(delivery)
+        done = (delivery, completed(delivery.message.task_id), "")
+        assert await queue.report([done]) == [False]
+        assert await queue.report([done]) == [False]
+        await self._is_sent_again(backend, queue, delivery)
+
     async def test_a_closed_task_whose_entry_was_acknowledged_is_removed(self, backend: Harness) -> None:
         """Nobody waits for it: nobody is told."""
         queue = await worker(backend)

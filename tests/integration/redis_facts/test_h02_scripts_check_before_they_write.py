@@ -134,6 +134,16 @@ async def _renew_gone(scene: Scene) -> Call:
     return await _renew(scene)
 
 
+async def _renew_acknowledged(scene: Scene) -> Call:
+    await scene.bench.store.client.command("XACK", scene.held.stream, "agent", scene.held.entry_id)
+    return await _renew(scene)
+
+
+async def _report_acknowledged(scene: Scene) -> Call:
+    await scene.bench.store.client.command("XACK", scene.held.stream, "agent", scene.held.entry_id)
+    return await _report(scene)
+
+
 async def _release(scene: Scene) -> Call:
     return scene.queued(scripts.RELEASE, [scene.held.stream], scene.held.entry_id, scene.held.delivery, RELEASED)
 
@@ -196,7 +206,20 @@ async def _remove_consumer(scene: Scene) -> Call:
 CALLS: dict[str, Make] = {
     make.__name__.lstrip("_"): make
     for make in (
-        *(_append, _create, _bare, _report, _claim, _claim_expired, _claim_poison, _renew, _renew_gone, _release),
+        *(
+            _append,
+            _create,
+            _bare,
+            _report,
+            _claim,
+            _claim_expired,
+            _claim_poison,
+            _renew,
+            _renew_gone,
+            _renew_acknowledged,
+            _report_acknowledged,
+            _release,
+        ),
         *(
             _take,
             _park,
