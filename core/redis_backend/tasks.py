@@ -350,6 +350,11 @@ def _input(message: TaskMessage, reply: Sequence[bytes | None]) -> dict[str, Any
     raw, *outputs = reply
     if raw is None:
         raise StoreCorrupt(f"the request of workflow {message.workflow_id} is not there")
+    stages: dict[str, Any] = {}
+    for (stage, attempt), output in zip(message.inputs, outputs, strict=True):
+        if output is None:
+            raise StoreCorrupt(f"output {output_key(stage, attempt)} of workflow {message.workflow_id} is not there")
+        stages[stage] = msgspec.msgpack.decode(output)
     created = decode(raw, WorkflowCreated)
     return {
         "name": created.name,
@@ -357,9 +362,5 @@ def _input(message: TaskMessage, reply: Sequence[bytes | None]) -> dict[str, Any
         "requirements": created.requirements,
         "input": created.input,
         "params": message.params,
-        "stages": {
-            stage: msgspec.msgpack.decode(output)
-            for (stage, _), output in zip(message.inputs, outputs, strict=True)
-            if output is not None
-        },
+        "stages": stages,
     }

@@ -9,6 +9,7 @@ from tailrace.core.events import (
     Failure,
     StallCleared,
     TaskFailed,
+    TaskLost,
     TaskProgressed,
     TaskRedispatched,
     TaskStarted,
@@ -43,7 +44,7 @@ def facts(event: Event) -> tuple[str, Values | None]:
                 "tailrace.worker": event.worker,
                 **error_facts(event.error),
             }
-        case TaskRedispatched():
+        case TaskRedispatched() | TaskLost():
             return event.stage, {"tailrace.task_id": event.task_id, "tailrace.reason": event.reason}
         case WorkflowStalled():
             return "", {

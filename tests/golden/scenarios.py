@@ -86,6 +86,10 @@ def paused_and_cancelled() -> History:
     run.complete("start", output={"ok": True})
     run.do(ResumeWorkflow())
     run.start("left")
+    run.do(PauseWorkflow())
+    run.report(builders.lost(run.task_id("left")))
+    run.advance(1.0)
+    run.do(ResumeWorkflow())
     run.do(CancelWorkflow(reason="not needed any more"))
     return run
 

@@ -15,6 +15,7 @@ from tailrace.core.redis_backend.store import RedisStore
 from tailrace.infra.embedded import EmbeddedPostgres, EmbeddedRedis
 from tests.integration.gateway_harness import Gateway, gateway
 from tests.support.bench import Bench
+from tests.support.databases import drop_database
 
 
 @pytest.fixture(scope="session")
@@ -36,7 +37,7 @@ async def database_url(postgres_server: EmbeddedPostgres) -> AsyncIterator[str]:
     try:
         await admin.execute(f"CREATE DATABASE {name}")
         yield urlsplit(postgres_server.url)._replace(path=f"/{name}").geturl()
-        await admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
+        await drop_database(admin, name)
     finally:
         await admin.close()
 

@@ -118,6 +118,13 @@ class UnreliableStore:
             lambda found: tuple(timer.name for timer in found[0]),
         )
 
+    async def park_timer(self, partition: int, timer: TimerRef, reason: str) -> bool:
+        return await self._wire.call(
+            "park_timer",
+            lambda: self._store.park_timer(partition, timer, reason),
+            lambda parked: (partition, timer.name, parked, reason),
+        )
+
     async def drop_timer(self, partition: int, timer: TimerRef) -> None:
         await self._wire.call(
             "drop_timer", lambda: self._store.drop_timer(partition, timer), lambda _: (partition, timer.name)

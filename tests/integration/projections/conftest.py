@@ -14,6 +14,7 @@ from tailrace.infra.embedded import EmbeddedPostgres
 from tailrace.projections.queries import Queries
 from tests.integration.projections.run_log import RunLog
 from tests.integration.projections.support import Database, open_database
+from tests.support.databases import drop_database
 
 _numbers = count(1)
 
@@ -38,7 +39,7 @@ async def postgres_url(postgres_server: EmbeddedPostgres) -> AsyncIterator[str]:
     try:
         await admin.execute(f"CREATE DATABASE {name}")
         yield urlsplit(postgres_server.url)._replace(path=f"/{name}").geturl()
-        await admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
+        await drop_database(admin, name)
     finally:
         await admin.close()
 

@@ -7,29 +7,33 @@ from typing import Any
 
 from msgspec.structs import replace
 
+from tailrace.agents.reporter import Reporter
 from tailrace.agents.sdk import TaskContext, TaskError
 from tailrace.core.errors import InvalidInput
 from tailrace.core.events import TaskProgressed
 from tailrace.core.partitioning import partition_of
 from tailrace.core.testing.builders import completed, line, pipeline, stage, workflow_id_in
+from tailrace.core.testing.builders import started as begun
 from tailrace.core.workflow.definition import RetryPolicy
 from tests.support.audit import record
 from tests.support.bench import Bench
-from tests.support.waiting import eventually
+from tests.support.waiting import beside, eventually
 
 
 async def test_a_short_task_is_reported_once(bench: Bench) -> None:
     """Its end says that it began, too: the run's history is the same as after two reports."""
     definition = (await bench.prepare(line("only"))).pipeline
-    async with bench.working(build="b1"):
-        run = await bench.submit(definition)
-
-        async def ended() -> bool:
-            return [entry.report.kind for entry in await bench.reports() if entry.report] == ["completed"]
-
-        await eventually(ended, 5.0)
-        async with bench.orchestrating():
-            await bench.wait_status("completed", run)
+    run = await bench.submit(definition)
+    queue = bench.queue()
+    (delivery,) = await queue.take(1, block_seconds=1)
+    reporter = Reporter(queue)
+    reporter.start(delivery, begun(delivery.message.task_id), "")
+    sent = reporter.send_nowait(delivery, completed(delivery.message.task_id), "")
+    async with beside(reporter.run()):
+        assert await sent
+    assert [entry.report.kind for entry in await bench.reports() if entry.report] == ["completed"]
+    async with bench.orchestrating():
+        await bench.wait_status("completed", run)
     history = await bench.store.read_log(partition_of(run, bench.store.partitions), "0-0", count=100)
     assert [entry.type for entry in history] == [
         "WorkflowCreated",
