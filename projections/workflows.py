@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar, Final
 
 from msgspec.structs import asdict
@@ -9,8 +10,9 @@ from msgspec.structs import asdict
 from tailrace.core.clock import to_rfc3339
 from tailrace.core.events import Failure, WorkflowCreated
 from tailrace.core.ids import trace_id_of
-from tailrace.core.workflow.state import Stall, WorkflowState
+from tailrace.core.workflow.state import StageState, Stall, WorkflowState
 from tailrace.projections.batch import Batch
+from tailrace.projections.fold import Run
 from tailrace.projections.session import Session
 from tailrace.projections.sql import statements
 from tailrace.projections.values import Row, document
@@ -19,7 +21,10 @@ _SQL = statements("workflows")
 
 
 class _Moving(Row, frozen=True, kw_only=True):
-    """What of a row may change with every event."""
+    """What of a row may change with every event.
+
+    `stage_outputs` are those that were given since, `withdrawn` the stages whose output does not count any more.
+    """
 
     workflow_id: str
     status: str
@@ -29,6 +34,8 @@ class _Moving(Row, frozen=True, kw_only=True):
     round: int
     error: Failure | None
     stall: dict[str, Any] | None
+    stage_outputs: dict[str, Any]
+    withdrawn: list[str]
     updated_at: int
     completed_at: int | None
 
@@ -62,9 +69,9 @@ class Workflows:
             if run.state is None or run.state is run.before:
                 continue
             if run.created is not None:
-                begun.append(_whole(run.state, run.created))
+                begun.append(_whole(run, run.state, run.created))
             else:
-                moved.append(_moving(run.state))
+                moved.append(_moving(run, run.state))
         if begun:
             await session.execute(_SQL["begin"], batch.partition, document(begun))
         if moved:
@@ -75,9 +82,9 @@ class Workflows:
         await session.execute(_SQL["clear"], partition, workflow_id)
 
 
-def _whole(state: WorkflowState, created: WorkflowCreated) -> _Whole:
+def _whole(run: Run, state: WorkflowState, created: WorkflowCreated) -> _Whole:
     return _Whole(
-        **asdict(_moving(state)),
+        **asdict(_moving(run, state)),
         type=created.type,
         name=created.name,
         description=created.description,
@@ -91,7 +98,8 @@ def _whole(state: WorkflowState, created: WorkflowCreated) -> _Whole:
     )
 
 
-def _moving(state: WorkflowState) -> _Moving:
+def _moving(run: Run, state: WorkflowState) -> _Moving:
+    before = {} if run.before is None else run.before.stages
     return _Moving(
         workflow_id=state.workflow_id,
         status=state.status,
@@ -101,9 +109,20 @@ def _moving(state: WorkflowState) -> _Moving:
         round=state.round,
         error=state.error,
         stall=None if state.stall is None else _stall(state.stall),
+        stage_outputs={
+            stage: run.outputs[stage, attempt]
+            for stage, attempt in _given(state.stages).items()
+            if (stage, attempt) in run.outputs
+        },
+        withdrawn=[stage for stage, attempt in _given(before).items() if state.stages[stage].output_attempt != attempt],
         updated_at=state.updated_at,
         completed_at=state.completed_at,
     )
+
+
+def _given(stages: Mapping[str, StageState]) -> dict[str, int]:
+    """Stages that have an output, and the attempt that gave it."""
+    return {name: stage.output_attempt for name, stage in stages.items() if stage.output_attempt is not None}
 
 
 def _stall(stall: Stall) -> dict[str, Any]:

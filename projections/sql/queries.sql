@@ -1,5 +1,8 @@
 -- name: workflows
-SELECT * FROM tailrace.workflows
+SELECT
+    workflow_id, type, name, description, requirements, priority, definition, status, current_stage, progress_percentage, version,
+    round, trace_id, labels, input, error, stall, created_at, updated_at, completed_at, partition, parked_version, parked_reason
+FROM tailrace.workflows
 WHERE ($1::text[] IS NULL OR status = ANY ($1))
   AND ($2::text IS NULL OR type = $2)
   AND ($3::jsonb IS NULL OR labels @> $3)
@@ -10,10 +13,13 @@ ORDER BY created_at DESC, workflow_id DESC
 LIMIT $9
 
 -- name: workflow
-SELECT w.*, coalesce(
-    (SELECT json_object_agg(s.stage, s.output ORDER BY s.ordinal) FROM tailrace.stages AS s
-     WHERE s.workflow_id = w.workflow_id AND s.output_attempt IS NOT NULL), '{}'
-) AS stage_outputs
+SELECT
+    workflow_id, type, name, description, requirements, priority, definition, status, current_stage, progress_percentage, version,
+    round, trace_id, labels, input, error, stall, created_at, updated_at, completed_at, partition, parked_version, parked_reason,
+    coalesce(
+        (SELECT json_object_agg(s.stage, s.output ORDER BY s.ordinal) FROM tailrace.stages AS s
+         WHERE s.workflow_id = w.workflow_id AND s.output_attempt IS NOT NULL), '{}'
+    ) AS stage_outputs
 FROM tailrace.workflows AS w
 WHERE w.workflow_id = $1
 

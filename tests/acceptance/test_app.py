@@ -147,7 +147,7 @@ def test_app_is_built_and_runs(installation: Installation, followed: Followed) -
 
 
 def test_read_model_has_the_same_outputs(installation: Installation, followed: Followed) -> None:
-    """The rows of `tailrace.stages` are what the API says."""
+    """The rows of `tailrace.stages`, and that of `tailrace.workflows`, are what the API says."""
     run = installation.wait(followed.id, seconds=APP_SECONDS)
 
     def rows() -> list[dict[str, Any]] | None:
@@ -157,6 +157,11 @@ def test_read_model_has_the_same_outputs(installation: Installation, followed: F
         return found if [row["status"] for row in found] == ["completed"] * len(STAGES) else None
 
     assert {row["stage"]: row["output"] for row in until(rows, "seven completed rows")} == run["stage_outputs"]
+    (row,) = installation.rows(
+        "SELECT status, progress_percentage, stage_outputs FROM tailrace.workflows WHERE workflow_id = $1", followed.id
+    )
+    assert (row["status"], row["progress_percentage"]) == ("completed", 100)
+    assert row["stage_outputs"] == run["stage_outputs"]
 
 
 def test_stream_has_every_event_once(installation: Installation, followed: Followed) -> None:

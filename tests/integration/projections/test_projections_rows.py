@@ -32,6 +32,7 @@ def eventful(log: RunLog) -> None:
     log.create("done", labels={"team": "a"}, input={"n": 1, "text": "päx 🚀"})
     log.create("cancelled", pipeline=DIAMOND)
     log.create("retried")
+    log.create("again")
     log.create("stalled")
     log.create("waiting", description="d", requirements="r", priority="high")
     log.finish("done")
@@ -44,6 +45,8 @@ def eventful(log: RunLog) -> None:
     fail_stage(log, "retried")
     log.do("retried", RetryWorkflow())
     log.advance("retried", output={"second": "round"})
+    log.finish("again")
+    log.do("again", RetryWorkflow(from_stage="validation"))
     log.do("stalled", FlagStall(cause="no-worker", hop="queue", summary="nobody", evidence={"backlog": 1}))
     log.do("stalled", FlagStall(cause="workers-hung", hop="worker", summary="all hang", suggestion="restart"))
     log.do("stalled", ApplyReport(report=started("stalled:initialization:1", worker="w2")))
@@ -88,6 +91,7 @@ async def check_run(db: Database, workflow_id: str, snapshot: Snapshot) -> None:
     ]
     outputs = {stage["stage"]: stage["output"] for stage in stages if stage["output_attempt"] is not None}
     assert outputs == snapshot.stage_outputs()
+    assert row["stage_outputs"] == outputs
     open_tasks = await db.rows(
         "SELECT stage, attempt, worker, deliveries FROM tailrace.tasks"
         " WHERE workflow_id = $1 AND finished_at IS NULL ORDER BY stage",
