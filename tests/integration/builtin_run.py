@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -81,14 +82,17 @@ class Run:
         path.write_text(text.replace(old, new))
 
     def processes(self) -> list[int]:
-        """Programs that run on behalf of this run: their command names its folder."""
-        found = []
+        """Programs that run on behalf of this run."""
+        return list(self.commands())
+
+    def commands(self) -> dict[int, str]:
+        """Programs that run on behalf of this run, with their command, which names its folder."""
+        found = {}
         for entry in Path("/proc").glob("[0-9]*/cmdline"):
-            try:
-                if str(self.folder) in entry.read_bytes().decode(errors="replace"):
-                    found.append(int(entry.parent.name))
-            except OSError:
-                continue
+            with suppress(OSError):  # it has ended since
+                command = entry.read_bytes().decode(errors="replace")
+                if str(self.folder) in command:
+                    found[int(entry.parent.name)] = command
         return found
 
     async def close(self) -> None:

@@ -59,7 +59,7 @@ async def use_project(run: Run, file: str, old: str, new: str) -> None:
 
 def app_pids(run: Run) -> list[int]:
     """The app's own processes, without their guards."""
-    return [pid for pid in run.processes() if "guard.py" not in Path(f"/proc/{pid}/cmdline").read_text()]
+    return [pid for pid, command in run.commands().items() if "guard.py" not in command]
 
 
 async def healthy(url: str) -> bool:
