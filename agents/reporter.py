@@ -41,7 +41,7 @@ class Reporter:
     def __init__(self, queue: TaskQueue) -> None:
         self._queue = queue
         self._waiting: deque[_Waiting] = deque()
-        self._starts: dict[tuple[str, str], asyncio.TimerHandle] = {}
+        self._starts: dict[tuple[str, str, int], asyncio.TimerHandle] = {}
         self._wake = asyncio.Event()
 
     def start(self, delivery: Delivery, report: Report, traceparent: str) -> None:
@@ -107,5 +107,6 @@ class Reporter:
             start.cancel()
 
 
-def _key(delivery: Delivery) -> tuple[str, str]:
-    return delivery.stream, delivery.entry_id
+def _key(delivery: Delivery) -> tuple[str, str, int]:
+    # With the delivery: what a handler says that lost its task must not stand for the start of the next one.
+    return delivery.stream, delivery.entry_id, delivery.delivery
