@@ -7,27 +7,25 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 import msgspec
-from redis.exceptions import RedisError
 
 from tailrace.core.clock import to_us
-from tailrace.core.codec import decode, decode_report, encode, encode_event
+from tailrace.core.codec import decode, decode_report
 from tailrace.core.errors import (
     ConfigurationError,
     IdentityMismatch,
     LogDiverged,
     NotFound,
     StoreCorrupt,
-    StoreFull,
-    StoreUnavailable,
     Undecodable,
 )
 from tailrace.core.events import WorkflowCreated
 from tailrace.core.partitioning import partition_of
-from tailrace.core.redis_backend import inspection, scripts
-from tailrace.core.redis_backend.connection import MAX_BLOCK_SECONDS, Call, Client, RedisSettings, translate
+from tailrace.core.redis_backend import appending, inspection, scripts
+from tailrace.core.redis_backend.connection import MAX_BLOCK_SECONDS, Call, Client, RedisSettings
 from tailrace.core.redis_backend.exchange import Argument
 from tailrace.core.redis_backend.keys import Keys
 from tailrace.core.redis_backend.replies import Fields, info, microseconds, pairs, stream_entries
+from tailrace.core.redis_backend.together import Places, carry_out
 from tailrace.core.store.checks import check_append
 from tailrace.core.store.port import (
     Append,
@@ -237,37 +235,18 @@ class RedisStore:
         return [decode(reply, WorkflowState) if reply else None for reply in replies]
 
     async def append(self, appends: Sequence[Append]) -> list[Appended]:
-        """One script call each, all in one round trip."""
+        """One script call for many runs of a partition; all calls in one round trip."""
         for append in appends:
             check_append(append)
-        calls = [self._append_call(append) for append in appends]
-        replies = await self.client.calls(calls)
-        return [
-            _appended(reply, partition_of(append.workflow_id, self._partitions))
-            for append, reply in zip(appends, replies, strict=True)
-        ]
+        partitions = [partition_of(append.workflow_id, self._partitions) for append in appends]
 
-    def _append_call(self, append: Append) -> Call:
-        part = self._part(append.workflow_id)
-        keys = [
-            part.log,
-            part.head,
-            part.workflow(append.workflow_id),
-            part.reports,
-            part.timers,
-            part.expect,
-            part.owner,
-            part.pulse,
-            part.cancels,
-        ]
-        streams: dict[str, int] = {}
+        def call(places: Places) -> Call:
+            partition = partitions[places[0]]
+            chosen = [appends[place] for place in places]
+            return appending.call(chosen, self._parts[partition], self._epochs[partition])
 
-        def stream(agent: str, urgent: bool) -> int:
-            return streams.setdefault(part.tasks(agent, urgent=urgent), len(streams) + 1)
-
-        epoch = self._epochs[partition_of(append.workflow_id, self._partitions)]
-        args = _append_arguments(append, epoch, stream)
-        return Call(scripts.APPEND, [*keys, *streams], args)
+        answers = await carry_out(self.client, appending.together(appends, self._partitions), call)
+        return [appending.appended(answers[place], partition) for place, partition in enumerate(partitions)]
 
     # Ownership, reports, timers
 
@@ -448,64 +427,6 @@ async def _begin_log(client: Client, keys: Keys, partition: int, *, create: bool
 async def ensure_group(client: Client, stream: str, group: str) -> None:
     """Make a group at the beginning of its stream, unless it is there."""
     await client.call(scripts.GROUP, [stream], [group])
-
-
-def _append_arguments(append: Append, epoch: str, stream: Any) -> list[Argument]:
-    """The arguments of `append.lua`, in the order it reads them."""
-    mode = "rehydrate" if append.rehydrate else "create" if append.expected_version == 0 else "append"
-    owner, timer = append.ownership, append.timer
-    args: list[Argument] = [
-        epoch,
-        mode,
-        append.expected_version,
-        b"" if append.state is None else encode(append.state),
-        append.created or b"",
-        "" if append.expect_at is None else append.expect_at,
-        append.workflow_id,
-        "" if owner is None else owner.name,
-        "" if owner is None else owner.epoch,
-        "" if timer is None else timer.name,
-        "" if timer is None else timer.due_at,
-        len(append.reports),
-        *append.reports,
-        len(append.records),
-    ]
-    for record in append.records:
-        data = encode_event(record.event, at=record.at, command=record.command)
-        args += (type(record.event).__name__, record.traceparent, data)
-    args.append(len(append.outputs))
-    for key, output in append.outputs.items():
-        args += (key, output)
-    args.append(len(append.closings))
-    for closing in append.closings:
-        index = stream(closing.agent, closing.urgent)
-        args += (closing.task_id, index, closing.agent, "1" if closing.reported else "0")
-    args.append(len(append.dispatches))
-    for dispatch in append.dispatches:
-        message = dispatch.message
-        index = stream(message.agent, dispatch.urgent)
-        urgent = "high" if dispatch.urgent else "normal"
-        args += (message.task_id, index, message.agent, urgent, dispatch.traceparent, encode(message))
-    args.append(len(append.timers_set))
-    for name, due in append.timers_set.items():
-        args += (name, due)
-    args += [len(append.timers_cleared), *append.timers_cleared]
-    return args
-
-
-def _appended(reply: Any, partition: int) -> Appended:
-    if isinstance(reply, RedisError):
-        error = translate(reply)
-        if isinstance(error, StoreFull):
-            return Appended(outcome="full")
-        if isinstance(error, StoreUnavailable):
-            raise error from reply
-        # One broken key concerns one run: the others of the round trip have their outcomes.
-        return Appended(outcome="broken", detail=str(error))
-    outcome, version, seq = reply
-    if outcome == b"diverged":
-        raise LogDiverged(partition, "the log is not the one that this process joined; nothing was written")
-    return Appended(outcome=outcome.decode(), version=int(version), seq=int(seq))
 
 
 def _raw_entry(partition: int, entry_id: str, fields: Fields) -> RawEntry:

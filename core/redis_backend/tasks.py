@@ -26,6 +26,7 @@ from tailrace.core.redis_backend.inspection import FORGET_SECONDS
 from tailrace.core.redis_backend.keys import RELEASED
 from tailrace.core.redis_backend.replies import Fields, entries, pairs
 from tailrace.core.redis_backend.store import RedisStore
+from tailrace.core.redis_backend.together import Places, carry_out, deal
 from tailrace.core.store.port import Delivery, Renewal, TaskMessage, WorkerBeat
 from tailrace.core.workflow.history import output_key
 
@@ -169,37 +170,39 @@ class RedisTasks:
         ]
 
     async def report(self, reports: Sequence[tuple[Delivery, Report, str]]) -> list[bool | TailraceError]:
-        """One script each, all in one round trip. What is not final may be dropped by a full store."""
+        """One script call for many of a partition, all in one round trip. What is not final may be dropped by a full store."""
         answers: list[bool | TailraceError] = [False] * len(reports)
-        calls: dict[int, Call] = {}
-        for index, (delivery, report, traceparent) in enumerate(reports):
+        arguments: dict[int, tuple[Delivery, list[Argument]]] = {}
+        for place, (delivery, report, traceparent) in enumerate(reports):
             try:
-                calls[index] = self._report_call(delivery, report, traceparent)
+                arguments[place] = (delivery, _report_arguments(delivery, report, traceparent))
             except (TypeError, ValueError, OverflowError) as error:
-                answers[index] = InvalidInput(f"the report can't be encoded: {error}")
-        for index, reply in zip(calls, await self._client.calls(list(calls.values())), strict=True):
+                answers[place] = InvalidInput(f"the report can't be encoded: {error}")
+        sent = list(arguments)
+        # Several about one task may share a call: it answers them in their order.
+        dealt = deal((arguments[place][0].partition, place) for place in sent)
+
+        def call(places: Places) -> Call:
+            return self._report_call([arguments[sent[place]] for place in places])
+
+        for index, reply in (await carry_out(self._client, dealt, call)).items():
+            place = sent[index]
             if isinstance(reply, RedisError):
                 problem = translate(reply)
-                is_final = reports[index][1].kind in _FINAL
-                answers[index] = problem if is_final or not isinstance(problem, StoreFull) else True
+                is_final = reports[place][1].kind in _FINAL
+                answers[place] = problem if is_final or not isinstance(problem, StoreFull) else True
             else:
-                answers[index] = reply == b"ok"
+                answers[place] = reply == b"ok"
         return answers
 
-    def _report_call(self, delivery: Delivery, report: Report, traceparent: str) -> Call:
-        part = self._parts[delivery.partition]
-        args: list[Argument] = [
-            self._agent,
-            delivery.entry_id,
-            self._name,
-            delivery.delivery,
-            "1" if report.kind in _FINAL else "0",
-            delivery.message.task_id,
-            delivery.message.workflow_id,
-            traceparent,
-            encode(report),
-        ]
-        return Call(scripts.REPORT, [delivery.stream, part.reports, part.cancels], args)
+    def _report_call(self, reports: Sequence[tuple[Delivery, list[Argument]]]) -> Call:
+        part = self._parts[reports[0][0].partition]
+        streams: dict[str, int] = {}
+        own: list[Argument] = []
+        for delivery, arguments in reports:
+            own += (streams.setdefault(delivery.stream, len(streams) + 1), *arguments)
+        shared = (self._agent, self._name, len(streams))
+        return Call(scripts.REPORT, [part.reports, part.cancels, *streams], [*shared, *own])
 
     async def renew(self, held: Sequence[Delivery]) -> list[Renewal]:
         """As `RedisLeases.renew`, on the event loop."""
@@ -292,6 +295,19 @@ class RedisLeases:
     def close(self) -> None:
         """Close the connection."""
         self._client.close()
+
+
+def _report_arguments(delivery: Delivery, report: Report, traceparent: str) -> list[Argument]:
+    """What `report.lua` takes for one report behind its stream; raises what encoding raises."""
+    return [
+        delivery.entry_id,
+        delivery.delivery,
+        "1" if report.kind in _FINAL else "0",
+        delivery.message.task_id,
+        delivery.message.workflow_id,
+        traceparent,
+        encode(report),
+    ]
 
 
 def _renew_calls(

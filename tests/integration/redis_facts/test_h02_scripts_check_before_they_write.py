@@ -17,6 +17,7 @@ from tailrace.core.store.port import Append, Delivery, Limits
 from tailrace.core.testing.builders import completed, create_workflow, diamond, workflow_id_in
 from tailrace.core.testing.runner import Runner
 from tailrace.infra.embedded import EmbeddedRedis
+from tests.support.append_call import append_call
 from tests.support.bench import Bench
 from tests.support.dump import dump
 
@@ -51,9 +52,14 @@ class Scene:
         await bench.submit(runner.pipeline, other)
         return cls(bench, runner, run, held)
 
-    def append(self, append: Append) -> Call:
-        """The call that carries an append out."""
-        return self.bench.store._append_call(append)
+    def append(self, *appends: Append) -> Call:
+        """The call that carries appends out."""
+        return append_call(self.bench.store, *appends)
+
+    async def neighbour(self) -> Append:
+        """An append to another run of the partition."""
+        run = workflow_id_in(0, self.bench.store.partitions, number=2)
+        return await self.runner.decide(run, CancelWorkflow())
 
     async def decided(self) -> Append:
         """An append with one of everything: report, ownership, events, output, dispatch, closing, timers."""
@@ -94,6 +100,11 @@ async def _append(scene: Scene) -> Call:
     return scene.append(await scene.decided())
 
 
+async def _append_two(scene: Scene) -> Call:
+    first = await scene.decided()
+    return scene.append(first, replace(await scene.neighbour(), ownership=first.ownership))
+
+
 async def _create(scene: Scene) -> Call:
     return scene.append(await scene.created())
 
@@ -104,8 +115,8 @@ async def _bare(scene: Scene) -> Call:
 
 async def _report(scene: Scene) -> Call:
     held, part = scene.held, scene.part
-    args = ("agent", held.entry_id, "w1", held.delivery, "1", held.message.task_id, scene.run, "trace", b"\x80")
-    return Call(scripts.REPORT, [held.stream, part.reports, part.cancels], args)
+    one = (1, held.entry_id, held.delivery, "1", held.message.task_id, scene.run, "trace", b"\x80")
+    return scene.queued(scripts.REPORT, [part.reports, part.cancels, held.stream], 1, *one)
 
 
 async def _claim(scene: Scene, mode: str = "own") -> Call:
@@ -208,6 +219,7 @@ CALLS: dict[str, Make] = {
     for make in (
         *(
             _append,
+            _append_two,
             _create,
             _bare,
             _report,
@@ -275,6 +287,30 @@ async def test_h02_a_script_with_something_wrong_writes_nothing(
         (reply,) = await client.calls([call])
         assert not isinstance(reply, Exception), reply
         assert await dump(bench.store) != before, f"{name} wrote nothing when all was right, and said {reply!r}"
+
+
+async def test_h02_one_broken_run_keeps_none_of_its_neighbours(bench: Bench) -> None:
+    """In one call nothing is written for any of them; then each is tried alone."""
+    scene = await Scene.set(bench)
+    own, other = await scene.bare(), await scene.neighbour()
+    await bench.store.client.command("RENAME", scene.part.workflow(scene.run), "put-aside")
+    await bench.store.client.command("SET", scene.part.workflow(scene.run), "text")
+    before = await dump(bench.store)
+    (reply,) = await bench.store.client.calls([scene.append(other, own)])
+    assert "is a string" in str(reply)
+    assert await dump(bench.store) == before
+    assert [done.outcome for done in await bench.store.append([other, own])] == ["ok", "broken"]
+
+
+async def test_h02_a_run_comes_once_in_a_call(bench: Bench) -> None:
+    """What was checked is what is true when it is written; so two appends to one run are two calls."""
+    scene = await Scene.set(bench)
+    other = await scene.neighbour()
+    before = await dump(bench.store)
+    (reply,) = await bench.store.client.calls([scene.append(other, other)])
+    assert "comes twice" in str(reply)
+    assert await dump(bench.store) == before
+    assert [done.outcome for done in await bench.store.append([other, other])] == ["ok", "conflict"]
 
 
 async def test_h02_renewing_several_checks_all_of_them_first(bench: Bench) -> None:

@@ -16,6 +16,7 @@ from tailrace.core.redis_backend import scripts
 from tailrace.core.redis_backend.connection import Call
 from tailrace.core.testing.builders import completed, create_workflow, line
 from tailrace.infra.embedded import EmbeddedRedis
+from tests.support.append_call import append_call
 from tests.support.audit import audit, record
 from tests.support.bench import Bench
 from tests.support.fault_proxy import FaultProxy
@@ -163,11 +164,11 @@ async def test_h10_only_scripts_the_server_forgot_are_sent_again(own_bench: Benc
     await bench.store.client.command("SCRIPT", "FLUSH")
     await bench.store.client.command("SCRIPT", "LOAD", scripts.OWNER.text)
     owner = Call(scripts.OWNER, [bench.store.keys.partition(0).owner], ["o1", "", 0])
-    calls = [bench.store._append_call(append) for append in appends]
+    calls = [append_call(bench.store, append) for append in appends]
     replies = await bench.store.client.calls([owner, calls[0], owner, calls[1], owner, calls[2]])
     # Each time it is taken its epoch goes up by one.
     assert [replies[place] for place in (0, 2, 4)] == [2, 3, 4]
-    assert [replies[place][0] for place in (1, 3, 5)] == [b"ok"] * 3
+    assert [replies[place][0][0] for place in (1, 3, 5)] == [b"ok"] * 3
     assert sorted(await audit(bench.store)) == ["run-0", "run-1", "run-2"]
 
 

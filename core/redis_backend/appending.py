@@ -1,0 +1,121 @@
+"""Appends as calls of `append.lua`: those of one partition share a call, and what it looks at for all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from redis.exceptions import RedisError
+
+from tailrace.core.codec import encode, encode_event
+from tailrace.core.errors import LogDiverged, StoreFull, StoreUnavailable
+from tailrace.core.events import TaskRedispatched
+from tailrace.core.partitioning import partition_of
+from tailrace.core.redis_backend import scripts
+from tailrace.core.redis_backend.connection import Call, translate
+from tailrace.core.redis_backend.exchange import Argument
+from tailrace.core.redis_backend.keys import PartitionKeys
+from tailrace.core.redis_backend.together import Places, deal
+from tailrace.core.store.port import Append, Appended
+
+
+def together(appends: Sequence[Append], partitions: int) -> list[Places]:
+    """Which of these can share a call: of one partition and one owner; creations by themselves."""
+    return deal(
+        (
+            (partition_of(append.workflow_id, partitions), append.ownership, append.expected_version == 0),
+            append.workflow_id,
+        )
+        for append in appends
+    )
+
+
+def call(appends: Sequence[Append], part: PartitionKeys, epoch: str) -> Call:
+    """The script call that carries them out; its answer has one for each."""
+    owner = appends[0].ownership
+    streams: dict[tuple[str, bool], int] = {}
+    own: list[Argument] = []
+    for append in appends:
+        _add_arguments(own, append, streams)
+    keys = [
+        part.log,
+        part.head,
+        part.reports,
+        part.timers,
+        part.expect,
+        part.owner,
+        part.pulse,
+        part.cancels,
+        *(part.workflow(append.workflow_id) for append in appends),
+        *(part.tasks(agent, urgent=urgent) for agent, urgent in streams),
+    ]
+    shared: tuple[Argument, ...] = (
+        epoch,
+        "" if owner is None else owner.name,
+        "" if owner is None else owner.epoch,
+        len(appends),
+        len(streams),
+    )
+    return Call(scripts.APPEND, keys, [*shared, *own])
+
+
+def appended(answer: Any, partition: int) -> Appended:
+    """How one of them ended; raises `LogDiverged` and `StoreUnavailable`."""
+    if isinstance(answer, RedisError):
+        error = translate(answer)
+        if isinstance(error, StoreFull):
+            return Appended(outcome="full")
+        if isinstance(error, StoreUnavailable):
+            raise error from answer
+        # One broken key concerns one run: the others of the round trip have their outcomes.
+        return Appended(outcome="broken", detail=str(error))
+    outcome, version, seq = answer
+    if outcome == b"diverged":
+        raise LogDiverged(partition, "the log is not the one that this process joined; nothing was written")
+    return Appended(outcome=outcome.decode(), version=version, seq=seq)
+
+
+def _add_arguments(args: list[Argument], append: Append, streams: dict[tuple[str, bool], int]) -> None:
+    """In the order in which the script reads them; `streams` numbers the task streams."""
+    timer = append.timer
+    args += (
+        "rehydrate" if append.rehydrate else "create" if append.expected_version == 0 else "append",
+        append.expected_version,
+        b"" if append.state is None else encode(append.state),
+        append.created or b"",
+        "" if append.expect_at is None else append.expect_at,
+        append.workflow_id,
+        "" if timer is None else timer.name,
+        "" if timer is None else timer.due_at,
+        len(append.reports),
+        *append.reports,
+        len(append.records),
+    )
+    again: set[str] = set()
+    for record in append.records:
+        event = record.event
+        if isinstance(event, TaskRedispatched):
+            again.add(event.task_id)
+        args += (
+            type(event).__name__,
+            record.traceparent,
+            encode_event(event, at=record.at, command=record.command),
+        )
+    args.append(len(append.outputs))
+    for key, output in append.outputs.items():
+        args += (key, output)
+    args.append(len(append.closings))
+    for closing in append.closings:
+        index = streams.setdefault((closing.agent, closing.urgent), len(streams) + 1)
+        args += (closing.task_id, index, closing.agent, "1" if closing.reported else "0")
+    args.append(len(append.dispatches))
+    for dispatch in append.dispatches:
+        message = dispatch.message
+        index = streams.setdefault((message.agent, dispatch.urgent), len(streams) + 1)
+        lane = "high" if dispatch.urgent else "normal"
+        args += (message.task_id, index, message.agent, lane, dispatch.traceparent, encode(message))
+        args.append("1" if message.task_id in again else "0")
+    args.append(len(append.timers_set))
+    for name, due in append.timers_set.items():
+        args += (name, due)
+    args += (len(append.timers_cleared), *append.timers_cleared)

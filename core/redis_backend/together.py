@@ -1,0 +1,53 @@
+"""Scripts that do several things in one call, each with an answer of its own.
+
+Such a call gives an answer for each thing, or an error and nothing was written. After an error each is tried alone, so that
+only the one that is at fault has it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from typing import Any, Final
+
+from redis.exceptions import RedisError
+
+from tailrace.core.redis_backend.connection import Call, Client
+
+#: Things in one call: it blocks the server for a millisecond at most.
+MOST: Final = 32
+
+Places = list[int]
+
+
+def deal(kinds: Iterable[tuple[Hashable, Hashable]]) -> list[Places]:
+    """Places in calls that can be made together, for things with these (kind, subject).
+
+    One kind to a call, each subject once in it; what concerns the same subject stays in its order.
+    """
+    dealt: list[Places] = []
+    filling: dict[Hashable, tuple[Places, set[Hashable]]] = {}
+    for place, (kind, subject) in enumerate(kinds):
+        places, subjects = filling.get(kind, ([], set()))
+        if not places or len(places) == MOST or subject in subjects:
+            places, subjects = filling[kind] = ([], set())
+            dealt.append(places)
+        places.append(place)
+        subjects.add(subject)
+    return dealt
+
+
+async def carry_out(client: Client, dealt: Sequence[Places], call: Callable[[Places], Call]) -> dict[int, Any]:
+    """The answer for each place, all in one round trip; an error is the answer for what was refused alone."""
+    answers: dict[int, Any] = {}
+    again: list[Places] = []
+    replies = await client.calls([call(places) for places in dealt])
+    for places, reply in zip(dealt, replies, strict=True):
+        if not isinstance(reply, RedisError):
+            answers.update(zip(places, reply, strict=True))
+        elif len(places) == 1:
+            answers[places[0]] = reply
+        else:
+            again += ([place] for place in places)
+    if again:
+        answers.update(await carry_out(client, again, call))
+    return answers
