@@ -12,78 +12,77 @@ local LIMIT = 4 * 1024 * 1024
 local MOST = 2 ^ 53
 -- How many values one command is given: Lua's stack does not hold all that a run may have.
 local WIDTH = 1000
-local at = 0
 
 for index = 1, #ARGV do
   if #ARGV[index] > LIMIT then error('TAILRACE argument ' .. index .. ' is too large') end
 end
 
-local function text()
-  at = at + 1
-  local value = ARGV[at]
-  if value == nil then error('TAILRACE argument ' .. at .. ' is missing') end
-  return value
-end
-
-local function number()
-  local value = tonumber(text())
+local function number(index)
+  local value = tonumber(ARGV[index] or '')
   -- (A range, because NaN compares with nothing and Redis takes it for no score.)
-  if value == nil or not (value >= 0 and value <= MOST) then error('TAILRACE argument ' .. at .. ' is not a number') end
+  if value == nil or not (value >= 0 and value <= MOST) then error('TAILRACE argument ' .. index .. ' is not a number') end
   return value
 end
 
-local function flag()
-  local value = text()
-  if value ~= '0' and value ~= '1' then error('TAILRACE argument ' .. at .. ' is not 0 or 1') end
-  return value == '1'
+local function check_flag(index)
+  if ARGV[index] ~= '0' and ARGV[index] ~= '1' then error('TAILRACE argument ' .. index .. ' is not 0 or 1') end
 end
 
-local epoch, owner_name, owner_epoch = text(), text(), text()
-local runs, streams = number(), number()
+if #ARGV < 6 then error('TAILRACE ' .. #ARGV .. ' arguments') end
+local epoch, owner_name, owner_epoch = ARGV[1], ARGV[2], ARGV[3]
+local runs, streams = number(4), number(5)
 if runs < 1 or #KEYS ~= SHARED + runs + streams then error('TAILRACE ' .. #KEYS .. ' keys for ' .. runs .. ' runs') end
 if epoch == '' then error('TAILRACE no epoch') end
 
-local function stream_key()
-  local index = number()
-  local key = KEYS[SHARED + runs + index]
-  if index < 1 or key == nil then error('TAILRACE argument ' .. at .. ' names no stream') end
-  return key
+local function stream_key(index)
+  return KEYS[SHARED + runs + ARGV[index]]
 end
 
-local function list(width, read)
-  local count = number()
+local function check_stream(index)
+  if number(index) < 1 or stream_key(index) == nil then error('TAILRACE argument ' .. index .. ' names no stream') end
+end
+
+local at = 6
+
+-- The list that begins at the cursor with its count: the places of its first and its last item, `width` arguments each.
+-- Items stay where they are, in ARGV: copying them into tables costs more than all that is written.
+local function list(width)
+  local count = number(at)
   if count % 1 ~= 0 or at + count * width > #ARGV then error('TAILRACE argument ' .. at .. ' counts too many') end
-  local values = {}
-  for i = 1, count do values[i] = read() end
-  return values
+  local first = at + 1
+  at = first + count * width
+  return {first, at - width}
 end
 
-local function read_record() return {text(), text(), text()} end
-local function read_output() return {text(), text()} end
-local function read_closing() return {task = text(), stream = stream_key(), group = text(), reported = flag()} end
-local function read_dispatch()
-  return {task = text(), stream = stream_key(), group = text(), lane = text(), trace = text(), data = text(), again = flag()}
-end
-local function read_timer() return {text(), number()} end
+local function is_empty(items) return items[2] < items[1] end
 
 local function read_append(key)
-  local run = {key = key, mode = text(), expected = number(), state = text(), created = text(), expect_at = text()}
-  if run.expect_at ~= '' then
-    at = at - 1
-    run.expect_at = number()
+  if at + 8 > #ARGV then error('TAILRACE ' .. #ARGV .. ' arguments') end
+  local run = {key = key, mode = ARGV[at], expected = number(at + 1), state = ARGV[at + 2], created = ARGV[at + 3],
+    expect_at = ARGV[at + 4], workflow = ARGV[at + 5], timer = ARGV[at + 6], timer_due = ARGV[at + 7]}
+  if run.expect_at ~= '' then number(at + 4) end
+  at = at + 8
+  run.reports = list(1)
+  run.records = list(3)
+  run.outputs = list(2)
+  run.closings = list(4)
+  for index = run.closings[1], run.closings[2], 4 do
+    check_stream(index + 1)
+    check_flag(index + 3)
   end
-  run.workflow, run.timer, run.timer_due = text(), text(), text()
-  run.reports = list(1, text)
-  run.records = list(3, read_record)
-  run.outputs = list(2, read_output)
-  run.closings = list(4, read_closing)
-  run.dispatches = list(7, read_dispatch)
-  run.timers_set = list(2, read_timer)
-  run.timers_cleared = list(1, text)
+  run.dispatches = list(7)
+  for index = run.dispatches[1], run.dispatches[2], 7 do
+    check_stream(index + 1)
+    check_flag(index + 6)
+  end
+  run.timers_set = list(2)
+  for index = run.timers_set[1], run.timers_set[2], 2 do number(index + 1) end
+  run.timers_cleared = list(1)
   if run.mode ~= 'create' and run.mode ~= 'append' and run.mode ~= 'rehydrate' then error('TAILRACE no mode ' .. run.mode) end
-  local written = #run.records + #run.outputs + #run.closings + #run.dispatches + #run.timers_set
-  if run.state == '' and (run.mode == 'rehydrate' or written > 0) then error('TAILRACE what is written needs a state') end
-  if #run.records == 0 and run.mode == 'create' then error('TAILRACE a run begins with a record') end
+  local writes = not (is_empty(run.records) and is_empty(run.outputs) and is_empty(run.closings)
+    and is_empty(run.dispatches) and is_empty(run.timers_set))
+  if run.state == '' and (run.mode == 'rehydrate' or writes) then error('TAILRACE what is written needs a state') end
+  if is_empty(run.records) and run.mode == 'create' then error('TAILRACE a run begins with a record') end
   if run.timer ~= '' and tonumber(run.timer_due) == nil then error('TAILRACE the timer has no due time') end
   return run
 end
@@ -94,7 +93,7 @@ for index = 1, runs do
   -- At full memory new runs are refused and open ones go on: one call is for the ones or for the others.
   if (appends[index].mode == 'create') ~= (appends[1].mode == 'create') then error('TAILRACE creations go by themselves') end
 end
-if at ~= #ARGV then error('TAILRACE ' .. #ARGV .. ' arguments, ' .. at .. ' expected') end
+if at ~= #ARGV + 1 then error('TAILRACE ' .. #ARGV .. ' arguments, ' .. (at - 1) .. ' expected') end
 
 local TYPES = {'stream', 'hash', 'stream', 'zset', 'zset', 'hash', 'hash', 'hash'}
 for index, key in ipairs(KEYS) do
@@ -141,7 +140,8 @@ end
 -- Why the run can't be written, or nothing; and the version that it is at.
 local function refusal(run)
   once('run ' .. run.key)
-  for _, id in ipairs(run.reports) do
+  for index = run.reports[1], run.reports[2] do
+    local id = ARGV[index]
     once('report ' .. id)
     local found = redis.call('XRANGE', KEYS[3], id, id)[1]
     if not found or found[1] ~= id then return 'gone', 0 end
@@ -198,9 +198,9 @@ local reports, timers, expected = {}, {}, {}
 for _, run in ipairs(accepted) do
   -- Also a timer without a name: a call of this kind lifts the limit of full memory for runs that are open already.
   if run.mode ~= 'create' then add(timers, run.timer) end
-  for _, id in ipairs(run.reports) do add(reports, id) end
+  for index = run.reports[1], run.reports[2] do add(reports, ARGV[index]) end
   if run.state ~= '' then
-    for _, name in ipairs(run.timers_cleared) do add(timers, name) end
+    for index = run.timers_cleared[1], run.timers_cleared[2] do add(timers, ARGV[index]) end
     if run.expect_at == '' then add(expected, run.workflow) end
   end
 end
@@ -215,26 +215,27 @@ end
 
 for _, run in ipairs(accepted) do
   local closed = {}
-  for _, closing in ipairs(run.closings) do
+  for index = run.closings[1], run.closings[2], 4 do
+    local task, stream, group = ARGV[index], stream_key(index + 1), ARGV[index + 2]
     -- (A reported one has left its stream with its report.)
-    local entry = not closing.reported and entry_of(run, closing.task)
+    local entry = ARGV[index + 3] == '0' and entry_of(run, task)
     if entry then
-      local pending = redis.pcall('XPENDING', closing.stream, closing.group, entry, entry, 1)
+      local pending = redis.pcall('XPENDING', stream, group, entry, entry, 1)
       if not pending.err and #pending > 0 then
-        redis.call('HSET', KEYS[8], closing.task, entry)
+        redis.call('HSET', KEYS[8], task, entry)
       else
-        redis.call('XACK', closing.stream, closing.group, entry)
-        redis.call('XDEL', closing.stream, entry)
+        redis.call('XACK', stream, group, entry)
+        redis.call('XDEL', stream, entry)
       end
     end
-    add(closed, 't:' .. closing.task)
+    add(closed, 't:' .. task)
   end
   each('HDEL', run.key, closed)
-  for _, dispatch in ipairs(run.dispatches) do
-    local entry = dispatch.again and entry_of(run, dispatch.task)
+  for index = run.dispatches[1], run.dispatches[2], 7 do
+    local entry = ARGV[index + 6] == '1' and entry_of(run, ARGV[index])
     if entry then
-      redis.call('XACK', dispatch.stream, dispatch.group, entry)
-      redis.call('XDEL', dispatch.stream, entry)
+      redis.call('XACK', stream_key(index + 1), ARGV[index + 2], entry)
+      redis.call('XDEL', stream_key(index + 1), entry)
     end
   end
 end
@@ -245,31 +246,31 @@ local timers_set, expectations = {}, {}
 for _, run in ipairs(accepted) do
   if run.state ~= '' then
     local version = run.mode == 'create' and 0 or run.expected
-    for _, record in ipairs(run.records) do
+    for index = run.records[1], run.records[2], 3 do
       version = version + 1
       seq = seq + 1
-      redis.call('XADD', KEYS[1], '*', 'type', record[1], 'workflow', run.workflow, 'version', version, 'seq', seq,
-        'traceparent', record[2], 'data', record[3])
+      redis.call('XADD', KEYS[1], '*', 'type', ARGV[index], 'workflow', run.workflow, 'version', version, 'seq', seq,
+        'traceparent', ARGV[index + 1], 'data', ARGV[index + 2])
     end
     local fields = {'v', version, 's', run.state}
     if run.created ~= '' then
       add(fields, 'in')
       add(fields, run.created)
     end
-    for _, output in ipairs(run.outputs) do
-      add(fields, 'o:' .. output[1])
-      add(fields, output[2])
+    for index = run.outputs[1], run.outputs[2], 2 do
+      add(fields, 'o:' .. ARGV[index])
+      add(fields, ARGV[index + 1])
     end
-    for _, dispatch in ipairs(run.dispatches) do
-      local id = redis.call('XADD', dispatch.stream, '*', 'task', dispatch.task, 'workflow', run.workflow,
-        'traceparent', dispatch.trace, 'data', dispatch.data)
-      add(fields, 't:' .. dispatch.task)
-      add(fields, dispatch.group .. ' ' .. dispatch.lane .. ' ' .. id)
+    for index = run.dispatches[1], run.dispatches[2], 7 do
+      local id = redis.call('XADD', stream_key(index + 1), '*', 'task', ARGV[index], 'workflow', run.workflow,
+        'traceparent', ARGV[index + 4], 'data', ARGV[index + 5])
+      add(fields, 't:' .. ARGV[index])
+      add(fields, ARGV[index + 2] .. ' ' .. ARGV[index + 3] .. ' ' .. id)
     end
     each('HSET', run.key, fields)
-    for _, set in ipairs(run.timers_set) do
-      add(timers_set, set[2])
-      add(timers_set, set[1])
+    for index = run.timers_set[1], run.timers_set[2], 2 do
+      add(timers_set, ARGV[index + 1])
+      add(timers_set, ARGV[index])
     end
     if run.expect_at ~= '' then
       add(expectations, run.expect_at)
