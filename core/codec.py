@@ -139,6 +139,8 @@ def check_value(value: Any, pointer: str = "", *, depth: int = 0) -> None:
 
     Source: Postgres `jsonb` refuses U+0000, non-finite numbers and unpaired surrogates.
     """
+    if not depth and _is_plain(value, MAX_DEPTH):
+        return
     if depth > MAX_DEPTH:
         raise _refused(pointer, f"values are nested over {MAX_DEPTH} deep")
     match value:
@@ -153,6 +155,23 @@ def check_value(value: Any, pointer: str = "", *, depth: int = 0) -> None:
                 check_value(item, f"{pointer}/{index}", depth=depth + 1)
         case _:
             _check_scalar(value, pointer)
+
+
+def _is_plain(value: Any, depth: int) -> bool:
+    """Whether a value is sure to pass, as nearly every one is: without looking for the place of what is wrong."""
+    kind = type(value)
+    if kind is str:
+        return bool(value.isascii() and "\x00" not in value)
+    if kind is dict:
+        return depth > 0 and all(
+            type(key) is str and key.isascii() and "\x00" not in key and _is_plain(item, depth - 1)
+            for key, item in value.items()
+        )
+    if kind is list or kind is tuple:
+        return depth > 0 and all(_is_plain(item, depth - 1) for item in value)
+    if kind is int:
+        return bool(-(2**63) <= value < 2**64)
+    return value is None or kind is bool or (kind is float and math.isfinite(value))
 
 
 def _check_scalar(value: Any, pointer: str) -> None:

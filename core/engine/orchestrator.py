@@ -39,6 +39,8 @@ STANDBY_SECONDS: Final = 0.5
 TIMER_POLL_SECONDS: Final = 0.5
 REPORT_BLOCK_SECONDS: Final = 5.0
 BATCH: Final = 256
+#: Decisions that are written while the next ones are made.
+CHUNK: Final = 32
 CACHED_STATES: Final = 20_000
 #: What a decision may end in besides its events: the reports behind it are parked, other runs go on.
 UNDECIDABLE: Final = (TailraceError, AssertionError, ArithmeticError, LookupError, TypeError, ValueError)
@@ -159,24 +161,35 @@ class PartitionWork:
             return left
         async with self._deciding:
             states = await self._load(by_workflow)
-            now = await self._store.now()
+            # The time of the read will do for all of them: an event is never earlier than the one before it.
+            now = entries[-1].read_at
             planned: list[tuple[Append, WorkflowState]] = []
-            for workflow_id, group in by_workflow.items():
-                state = states.get(workflow_id)
-                if not isinstance(state, WorkflowState):
-                    left += await self._park_all(group, state or "there is no such workflow")
-                    continue
-                try:
-                    pipeline = await self._store.pipeline(state.definition)
-                    append, after = self._decide_reports(pipeline, state, group, now)
-                    check_append(append)
-                    planned.append((append, after))
-                except UNDECIDABLE as error:
-                    if isinstance(error, StoreUnavailable | LogDiverged):
-                        raise
-                    log.exception("reports of %s can't be decided; they are parked", workflow_id)
-                    left += await self._park_all(group, f"{type(error).__name__}: {error}")
-            return left + await self._append(planned)
+            appending: list[asyncio.Task[int]] = []
+            try:
+                for workflow_id, group in by_workflow.items():
+                    state = states.get(workflow_id)
+                    if not isinstance(state, WorkflowState):
+                        left += await self._park_all(group, state or "there is no such workflow")
+                        continue
+                    try:
+                        pipeline = await self._store.pipeline(state.definition)
+                        append, after = self._decide_reports(pipeline, state, group, now)
+                        check_append(append)
+                        planned.append((append, after))
+                    except UNDECIDABLE as error:
+                        if isinstance(error, StoreUnavailable | LogDiverged):
+                            raise
+                        log.exception("reports of %s can't be decided; they are parked", workflow_id)
+                        left += await self._park_all(group, f"{type(error).__name__}: {error}")
+                    if len(planned) == CHUNK:
+                        # While these are written the next ones are decided: they are about other runs.
+                        appending.append(asyncio.create_task(self._append(planned)))
+                        planned = []
+                        await asyncio.sleep(0)
+                left += await self._append(planned)
+            finally:
+                left += await _all(appending)
+            return left
 
     async def fire_timers_forever(self) -> None:
         """Fire what is due; sleep until the next timer, at most one poll."""
@@ -362,6 +375,17 @@ class PartitionWork:
     async def _park(self, entry: ReportEntry, reason: str) -> int:
         log.error("report %s of partition %d is parked: %s", entry.entry_id, self._partition, reason)
         return int(await self._store.park_report(self._partition, entry.entry_id, reason))
+
+
+async def _all(appending: Sequence[asyncio.Task[int]]) -> int:
+    """The sum of what these give, when all of them have ended; raises the first error."""
+    ended = await asyncio.gather(*appending, return_exceptions=True)
+    left = 0
+    for result in ended:
+        if isinstance(result, BaseException):
+            raise result
+        left += result
+    return left
 
 
 def _first(errors: BaseExceptionGroup[BaseException]) -> BaseException:

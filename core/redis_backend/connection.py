@@ -123,12 +123,12 @@ class Client:
         (reply,) = await self.pipeline([parts])
         return reply
 
-    async def block(self, *parts: Argument) -> Any:
-        """One command that may wait on the server, on a connection of its own."""
+    async def block(self, *commands: Sequence[Argument]) -> list[Any]:
+        """Commands of which the first may wait on the server, on a connection of their own; the others come after it."""
         with translated():
-            (reply,) = replies = await self._blocking.send([parts])
+            replies = await self._blocking.send(commands)
         _raise_first(replies)
-        return reply
+        return replies
 
     async def pipeline(self, commands: Sequence[Sequence[Argument]]) -> list[Any]:
         """Several commands in one round trip; raises the first error among the replies.

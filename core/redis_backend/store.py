@@ -25,7 +25,7 @@ from tailrace.core.redis_backend.connection import MAX_BLOCK_SECONDS, Call, Clie
 from tailrace.core.redis_backend.exchange import Argument
 from tailrace.core.redis_backend.keys import Keys
 from tailrace.core.redis_backend.replies import Fields, info, microseconds, pairs, stream_entries
-from tailrace.core.redis_backend.together import Places, carry_out
+from tailrace.core.redis_backend.together import Joined, Places, carry_out
 from tailrace.core.store.checks import check_append
 from tailrace.core.store.port import (
     Append,
@@ -61,6 +61,8 @@ class RedisStore:
         self._instance_id = instance_id
         self._pipelines: dict[str, Pipeline] = {}
         self._parts = [keys.partition(number) for number in range(self._partitions)]
+        self._appends = Joined(self._carry_out)
+        self._times = Joined(self._ask_time)
 
     @classmethod
     async def open(
@@ -145,7 +147,12 @@ class RedisStore:
 
     async def now(self) -> int:
         """Redis TIME, in microseconds since the epoch."""
-        return microseconds(await self.client.command("TIME"))
+        (now,) = await self._times.ask([None])
+        return int(now)
+
+    async def _ask_time(self, asked: Sequence[None]) -> list[int]:
+        """One TIME for all who ask at this moment."""
+        return [microseconds(await self.client.command("TIME"))] * len(asked)
 
     # Definitions
 
@@ -235,9 +242,16 @@ class RedisStore:
         return [decode(reply, WorkflowState) if reply else None for reply in replies]
 
     async def append(self, appends: Sequence[Append]) -> list[Appended]:
-        """One script call for many runs of a partition; all calls in one round trip."""
+        """One script call for many runs of a partition; all calls in one round trip, with those of other callers."""
         for append in appends:
             check_append(append)
+        answers = await self._appends.ask(appends)
+        return [
+            appending.appended(answer, partition_of(append.workflow_id, self._partitions))
+            for append, answer in zip(appends, answers, strict=True)
+        ]
+
+    async def _carry_out(self, appends: Sequence[Append]) -> list[Any]:
         partitions = [partition_of(append.workflow_id, self._partitions) for append in appends]
 
         def call(places: Places) -> Call:
@@ -246,7 +260,7 @@ class RedisStore:
             return appending.call(chosen, self._parts[partition], self._epochs[partition])
 
         answers = await carry_out(self.client, appending.together(appends, self._partitions), call)
-        return [appending.appended(answers[place], partition) for place, partition in enumerate(partitions)]
+        return [answers[place] for place in range(len(appends))]
 
     # Ownership, reports, timers
 
@@ -265,26 +279,36 @@ class RedisStore:
         )
 
     async def read_reports(self, partition: int, *, count: int, block_seconds: float) -> list[ReportEntry]:
-        """XREAD from the beginning: what was applied is not there any more."""
+        """XREAD from the beginning, what was applied is not there any more; and TIME, in the same round trip."""
         block = max(1, round(min(block_seconds, MAX_BLOCK_SECONDS) * 1000))
         key = self._parts[partition].reports
-        reply = await self.client.block("XREAD", "COUNT", count, "BLOCK", block, "STREAMS", key, "0-0")
-        return [await self._report(partition, entry_id, fields) for entry_id, fields in stream_entries(reply)]
+        reply, time = await self.client.block(
+            ("XREAD", "COUNT", count, "BLOCK", block, "STREAMS", key, "0-0"), ("TIME",)
+        )
+        now = microseconds(time)
+        return [await self._report(partition, entry_id, fields, now) for entry_id, fields in stream_entries(reply)]
 
-    async def _report(self, partition: int, entry_id: str, fields: Fields) -> ReportEntry:
+    async def _report(self, partition: int, entry_id: str, fields: Fields, now: int) -> ReportEntry:
         workflow_id = fields.get(b"workflow", b"").decode(errors="replace")
         traceparent = fields.get(b"traceparent", b"").decode(errors="replace")
         try:
             report = decode_report(fields.get(b"data", b""))
         except Undecodable as error:
             return ReportEntry(
-                entry_id=entry_id, workflow_id=workflow_id, report=None, traceparent=traceparent, problem=str(error)
+                entry_id=entry_id,
+                workflow_id=workflow_id,
+                report=None,
+                traceparent=traceparent,
+                read_at=now,
+                problem=str(error),
             )
         if report.kind == "lost" and not report.task_id:
             # The entry is gone, and with it the task's id: whose it was is written in the open runs.
             workflow_id, task_id = await inspection.owner_of_entry(self, partition, report.message)
             report = msgspec.structs.replace(report, task_id=task_id)
-        return ReportEntry(entry_id=entry_id, workflow_id=workflow_id, report=report, traceparent=traceparent)
+        return ReportEntry(
+            entry_id=entry_id, workflow_id=workflow_id, report=report, traceparent=traceparent, read_at=now
+        )
 
     async def park_report(self, partition: int, entry_id: str, reason: str) -> bool:
         """Out of the reports and into the parked ones, in one script."""
@@ -329,8 +353,8 @@ class RedisStore:
         parts: list[Argument] = ["XREAD", "COUNT", count]
         if block_seconds > 0:
             parts += ["BLOCK", max(1, round(min(block_seconds, MAX_BLOCK_SECONDS) * 1000))]
-        send = self.client.block if block_seconds > 0 else self.client.command
-        reply = await send(*parts, "STREAMS", key, after)
+        parts += ["STREAMS", key, after]
+        (reply,) = await (self.client.block(parts) if block_seconds > 0 else self.client.pipeline([parts]))
         return [_raw_entry(partition, entry_id, fields) for entry_id, fields in stream_entries(reply)]
 
     async def has_entry(self, partition: int, entry_id: str) -> bool:

@@ -85,7 +85,7 @@ class RedisTasks:
         parts += ["BLOCK", max(1, round(min(block_seconds, MAX_BLOCK_SECONDS) * 1000))]
         parts += ["STREAMS", *(stream for _, stream in streams), *(">" for _ in streams)]
         try:
-            reply = await self._client.block(*parts)
+            (reply,) = await self._client.block(parts)
         except StoreCorrupt as error:
             if "NOGROUP" not in str(error):
                 raise

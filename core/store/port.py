@@ -142,12 +142,16 @@ class Appended(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ReportEntry(msgspec.Struct, frozen=True, kw_only=True):
-    """A report that waits to be applied. `report` is None when its bytes can't be decoded; `problem` says why."""
+    """A report that waits to be applied. `report` is None when its bytes can't be decoded; `problem` says why.
+
+    `read_at` is the store's time when it was read, in microseconds since the epoch.
+    """
 
     entry_id: str
     workflow_id: str
     report: Report | None
     traceparent: str
+    read_at: int
     problem: str = ""
 
 

@@ -9,6 +9,8 @@ from collections.abc import Collection, Sequence
 from itertools import count
 from typing import Any, Final
 
+from msgspec.structs import replace
+
 from tailrace.core.commands import ApplyReport, Command, FireTimer
 from tailrace.core.engine.plan import plan
 from tailrace.core.errors import InvalidInput
@@ -96,7 +98,9 @@ class Runner:
     async def reports(self, workflow_id: str) -> list[ReportEntry]:
         """Reports that wait in the run's partition."""
         partition = partition_of(workflow_id, self.store.partitions)
-        return await self.store.read_reports(partition, count=100, block_seconds=0)
+        entries = await self.store.read_reports(partition, count=100, block_seconds=0)
+        # When it was read is no part of a report.
+        return [replace(entry, read_at=0) for entry in entries]
 
     async def decide_report(self, entry: ReportEntry, *, ownership: Ownership | None = None) -> Append:
         """The append that applies a waiting report."""

@@ -153,7 +153,7 @@ class Partition:
         )
         self.add_report(report, task.message.workflow_id, task.traceparent, now_us)
 
-    def read_report(self, entry_id: EntryId) -> ReportEntry:
+    def read_report(self, entry_id: EntryId, now_us: int) -> ReportEntry:
         """A waiting report, decoded as far as it can be."""
         raw = self.reports.entries[entry_id]
         report, problem = None, ""
@@ -166,5 +166,6 @@ class Partition:
             workflow_id=raw.workflow_id,
             report=report,
             traceparent=raw.traceparent,
+            read_at=now_us,
             problem=problem,
         )

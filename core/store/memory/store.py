@@ -120,7 +120,8 @@ class MemoryStore:
     async def read_reports(self, partition: int, *, count: int, block_seconds: float) -> list[ReportEntry]:
         data = self._partition(partition)
         await self._data.wait_until(lambda: len(data.reports) > 0, block_seconds)
-        return [data.read_report(entry_id) for entry_id in islice(data.reports.entries, count)]
+        now = await self.now()
+        return [data.read_report(entry_id, now) for entry_id in islice(data.reports.entries, count)]
 
     async def park_report(self, partition: int, entry_id: str, reason: str) -> bool:
         data, parsed = self._partition(partition), read_id(entry_id)

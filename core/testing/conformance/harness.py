@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
+from msgspec.structs import replace
+
 from tailrace.core.partitioning import partition_of
 from tailrace.core.store.port import Delivery, LeaseKeeper, Limits, TaskQueue, WorkflowStore
 
@@ -66,7 +68,9 @@ async def everything(backend: Harness, workflow_id: str, *agents: str) -> dict[s
         "run": await store.load(workflow_id),
         "open": [(entry.task_id, entry.entry_id, entry.state) for entry in await store.open_entries(workflow_id)],
         "queues": [(queue.agent, queue.backlog, queue.pending, queue.pending_by_worker) for queue in queues],
-        "reports": await store.read_reports(partition, count=1000, block_seconds=0),
+        "reports": [
+            replace(entry, read_at=0) for entry in await store.read_reports(partition, count=1000, block_seconds=0)
+        ],
         "timers": await _timers(store, partition, now),
         "expected": await store.open_workflows(partition, count=1000),
     }

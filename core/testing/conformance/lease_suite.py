@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 
 from tailrace.core.clock import to_us
 from tailrace.core.commands import CancelWorkflow, RedispatchTask, RetryWorkflow
@@ -17,7 +18,7 @@ async def waiting(backend: Harness) -> list[ReportEntry]:
     """Reports that wait, in all partitions."""
     store = backend.store
     found = [await store.read_reports(number, count=100, block_seconds=0) for number in range(store.partitions)]
-    return [entry for entries in found for entry in entries]
+    return [replace(entry, read_at=0) for entries in found for entry in entries]
 
 
 async def held(backend: Harness) -> int:

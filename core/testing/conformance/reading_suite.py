@@ -149,7 +149,10 @@ class ReadingSuite:
             (RUN, started(task_id), "trace"),
             (RUN, completed(task_id, 7), ""),
         ]
-        assert await backend.store.read_reports(partition, count=1, block_seconds=0) == entries[:1]
+        begun = await backend.store.now()
+        (first,) = await backend.store.read_reports(partition, count=1, block_seconds=0)
+        assert begun <= first.read_at <= await backend.store.now()
+        assert replace(first, read_at=entries[0].read_at) == entries[0]
         assert (await backend.store.partition_facts(partition)).reports == 2
 
     @pytest.mark.parametrize(

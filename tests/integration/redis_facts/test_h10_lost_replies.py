@@ -101,7 +101,14 @@ async def test_h10_a_gateway_outlives_a_server_that_cannot_be_reached(far: Bench
 async def test_h10_the_driver_does_not_retry(far: Bench, proxy: FaultProxy) -> None:
     """By default it would send an XADD again ten times, and each would be an entry."""
     client = far.store.client
-    for send in (client.command, client.block):
+
+    async def short(*parts: str) -> None:
+        await client.command(*parts)
+
+    async def blocking(*parts: str) -> None:
+        await client.block(parts)
+
+    for send in (short, blocking):
         key = f"{far.store.keys.meta}:{send.__name__}"
         before = await far.calls_of("xadd")
         proxy.lose_reply(to=b"XADD")
