@@ -53,8 +53,9 @@ format: env
 reference: env
 	$(BIN)/python docs/generate.py
 
+# Parts of it, or a small version: `make bench ARGS="--only throughput,growth --quick"`.
 bench: env
-	$(BIN)/python -m tests.bench
+	$(BIN)/python -m tests.bench $(ARGS)
 
 # Beside Celery, DBOS and LangGraph, each in an environment of its own in .bench. `make bench-peers ARGS="--only celery --rounds 1"`.
 bench-peers: env

@@ -1,119 +1,230 @@
-"""`make bench`: speed and size of a whole deployment on this machine, as a table and as JSON.
+"""`make bench`: speed and size of a whole deployment on this machine, as tables and as JSON.
 
-Everything is measured on one `tailrace up` with a data directory of its own; nothing here is a test, so nothing fails on a
-slow machine. The aims stand beside the figures.
+Each part is measured on deployments of its own, with nothing else in them. Nothing here is a test, so nothing fails on a slow
+machine; the aims stand beside the figures.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import statistics
-import subprocess
-import sys
+import asyncio
+import os
 import tempfile
-import time
-import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Final
 
 import msgspec
 from rich.console import Console
-from rich.progress import track
+from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from tests.bench.deployment import cpu_seconds, pss_bytes, running_up
+from tailrace.infra.commands.options import table_console
+from tests.bench.deployment import Deployment, held, running_up
+from tests.bench.figures import Figure, figure_table
+from tests.bench.growth import Grown, Size, growth_tables, measure_growth, ratios, sizes
+from tests.bench.latency import Latency, latency_table, measure_latency
+from tests.bench.limit import Limit, limit_table, measure_limit
+from tests.bench.load import Load
+from tests.bench.noop import WORKER
+from tests.bench.peers.environments import CACHE
+from tests.bench.throughput import Throughput, measure_throughput, throughput_table
+from tests.bench.whole import measure_demo, measure_whole
 
-REQUESTS = 300
-IDLE_SECONDS = 20.0
+#: Runs that are open at a time.
+OPEN_RUNS: Final = 100
+#: Partitions of the deployments that carry load, where it is not the number of them that is looked at.
+PARTITIONS: Final = 2
 
 
-class Figure(msgspec.Struct, frozen=True, kw_only=True):
-    """One measured figure with its unit, and what it aims at."""
+class Amounts(msgspec.Struct, frozen=True, kw_only=True):
+    """How much is measured."""
 
-    name: str
-    value: float
-    unit: str
-    aim: float
+    requests: int = 300
+    idle_seconds: float = 20.0
+    runs: int = 2000
+    single_runs: int = 200
+    entries: int = 200_000
+    sizes: Sequence[Size]
+    growth_idle_seconds: float = 5.0
+
+
+#: Enough to see that everything can be measured; its figures say little.
+QUICK: Final = Amounts(
+    requests=100,
+    idle_seconds=2.0,
+    runs=300,
+    single_runs=25,
+    entries=50_000,
+    sizes=[Size(waiting=waiting, partitions=PARTITIONS) for waiting in (100, 1_000)],
+    growth_idle_seconds=1.0,
+)
+
+
+class Document(msgspec.Struct, kw_only=True):
+    """All that was measured; what was not asked for is empty."""
+
+    cores: int
+    load_average: float
+    figures: list[Figure] = []
+    throughput: list[Throughput] = []
+    limit: Limit | None = None
+    latency: list[Latency] = []
+    growth: list[Grown] = []
+
+
+#: Says what is being done now.
+Say = Callable[[str], None]
+
+
+def whole(amounts: Amounts, document: Document, say: Say) -> Iterator[Table]:
+    """Start, idle, memory, and the answer to a request."""
+    figures: list[Figure] = []
+    with tempfile.TemporaryDirectory(prefix="tailrace-bench-") as folder:
+        say("starts")
+        for figure in measure_whole(Path(folder), requests=amounts.requests, idle_seconds=amounts.idle_seconds):
+            say(figure.name)
+            figures.append(figure)
+    document.figures += figures
+    yield figure_table(figures, "a deployment")
+
+
+def demo(amounts: Amounts, document: Document, say: Say) -> Iterator[Table]:
+    """Seven real stages."""
+    say("seven real stages")
+    figures = list(measure_demo())
+    document.figures += figures
+    yield figure_table(figures, "the demo")
+
+
+def throughput(amounts: Amounts, document: Document, say: Say) -> Iterator[Table]:
+    """Full load, and what it is of the server's own limit."""
+
+    async def measure(deployment: Deployment) -> None:
+        async with Load.opened(deployment.redis_url, deployment.postgres_url) as load:
+            say("warming up")
+            await load.drive(OPEN_RUNS, OPEN_RUNS)
+            for projector in (True, False):
+                say(f"{amounts.runs} runs {_beside(projector)}")
+                with _projector(deployment, runs=projector):
+                    found = await measure_throughput(
+                        load, deployment.pids, runs=amounts.runs, open_runs=OPEN_RUNS, projector=projector
+                    )
+                document.throughput.append(found)
+            say("what the server can do")
+            document.limit = await measure_limit(load, deployment, entries=amounts.entries, full=document.throughput)
+            await load.verify()
+
+    _on_loaded(measure)
+    yield throughput_table(document.throughput)
+    if document.limit is not None:
+        yield limit_table(document.limit)
+
+
+def latency(amounts: Amounts, document: Document, say: Say) -> Iterator[Table]:
+    """One run at a time."""
+
+    async def measure(deployment: Deployment) -> None:
+        async with Load.opened(deployment.redis_url, deployment.postgres_url) as load:
+            say("warming up")
+            await load.drive(OPEN_RUNS, OPEN_RUNS)
+            for projector in (True, False):
+                say(f"{amounts.single_runs} runs, one at a time, {_beside(projector)}")
+                with _projector(deployment, runs=projector):
+                    document.latency += await measure_latency(load, runs=amounts.single_runs, projector=projector)
+
+    _on_loaded(measure)
+    yield latency_table(document.latency)
+
+
+def growth(amounts: Amounts, document: Document, say: Say) -> Iterator[Table]:
+    """Many open runs."""
+    for size in amounts.sizes:
+        say_more = partial(_say_of, say, f"{size.waiting:,} runs wait, P = {size.partitions}")
+        say_more("starts")
+        found = measure_growth(
+            size,
+            runs=amounts.runs,
+            open_runs=OPEN_RUNS,
+            idle_seconds=amounts.growth_idle_seconds,
+            say=say_more,
+        )
+        document.growth.append(found)
+    yield from growth_tables(document.growth)
+    found_ratios = ratios(document.growth)
+    document.figures += found_ratios
+    yield figure_table(found_ratios, "growth")
+
+
+def _say_of(say: Say, what: str, doing: str) -> None:
+    say(f"{what}: {doing}")
+
+
+def _on_loaded(measure: Callable[[Deployment], Coroutine[None, None, None]]) -> None:
+    """Measure on a deployment with the worker that does nothing."""
+    settings = {"TAILRACE_PARTITIONS": str(PARTITIONS)}
+    with (
+        tempfile.TemporaryDirectory(prefix="tailrace-bench-") as folder,
+        running_up(Path(folder), *WORKER, settings=settings) as deployment,
+    ):
+        asyncio.run(measure(deployment))
+
+
+def _projector(deployment: Deployment, *, runs: bool) -> AbstractContextManager[None]:
+    return nullcontext() if runs else held(deployment.pids["projector"])
+
+
+def _beside(projector: bool) -> str:
+    return "with a projector" if projector else "while the projector is stopped"
+
+
+PARTS: Final[dict[str, Callable[[Amounts, Document, Say], Iterator[Table]]]] = {
+    "whole": whole,
+    "demo": demo,
+    "throughput": throughput,
+    "latency": latency,
+    "growth": growth,
+}
 
 
 def main() -> None:
-    """Measure, print the table, and write the JSON where `--json` says."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", type=Path, default=None)
-    parser.add_argument("--no-demo", action="store_true", help="leave the seven real stages out")
+    """Measure, print the tables, and write the JSON."""
+    parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
+    parser.add_argument("--only", metavar="NAME[,NAME]", default="", help=f"of {', '.join(PARTS)}")
+    parser.add_argument("--quick", action="store_true", help="a small version, in less than a minute, without the demo")
+    parser.add_argument("--full", action="store_true", help="growth for every number of partitions")
+    parser.add_argument("--json", type=Path, default=CACHE / "bench.json", help="default: %(default)s")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="tailrace-bench-") as folder:
-        figures = list(_measure(Path(folder), demo=not options.no_demo))
-    table = Table("figure", "measured", "aim")
-    for figure in figures:
-        style = "green" if figure.value <= figure.aim else "red"
-        table.add_row(
-            figure.name, f"[{style}]{figure.value:.2f} {figure.unit}[/{style}]", f"≤ {figure.aim:g} {figure.unit}"
-        )
-    Console().print(table)
-    if options.json:
-        options.json.write_bytes(msgspec.json.format(msgspec.json.encode(figures)))
+    parts = options.only.split(",") if options.only else [name for name in PARTS if name != "demo" or not options.quick]
+    if unknown := set(parts) - set(PARTS):
+        parser.error(f"there is no part {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
+    document = Document(cores=os.cpu_count() or 1, load_average=os.getloadavg()[2])
+    amounts = QUICK if options.quick else Amounts(sizes=sizes(full=options.full))
+    console: Console = table_console()
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=console) as progress:
+        for part in parts:
+            say = partial(_show, progress, progress.add_task(""), part)
+            for table in PARTS[part](amounts, document, say):
+                console.print(table)
+            _write(options.json, document)
+    cores, load = document.cores, document.load_average
+    console.print(f"{cores} cores, load of the last 15 minutes {load:.1f}; all of it in {options.json}")
 
 
-def _measure(folder: Path, *, demo: bool) -> Iterator[Figure]:
-    with running_up(folder) as (_, seconds):
-        yield Figure(name="up, first time", value=seconds, unit="s", aim=10)
-    with running_up(folder) as (ready, seconds):
-        yield Figure(name="up, existing data", value=seconds, unit="s", aim=5)
-        pids = [int(pid) for pid in ready["pids"].values()]
-        time.sleep(3.0)  # what starting left to do is not idling
-        before, begun = cpu_seconds(pids), time.monotonic()
-        time.sleep(IDLE_SECONDS)
-        share = (cpu_seconds(pids) - before) / (time.monotonic() - begun)
-        yield Figure(name="idle CPU of everything", value=100 * share, unit="% of a core", aim=3)
-        yield Figure(name="memory of all processes (PSS)", value=pss_bytes(pids) / 1e6, unit="MB", aim=600)
-        latencies = [_post(ready["url"], number) for number in track(range(REQUESTS), description="POST")]
-        yield Figure(name="POST /workflows p50", value=1000 * statistics.median(latencies), unit="ms", aim=3)
-        yield Figure(
-            name="POST /workflows p99", value=1000 * sorted(latencies)[int(0.99 * REQUESTS)], unit="ms", aim=50
-        )
-    if demo:
-        begun = time.monotonic()
-        command = [sys.executable, "-m", "tailrace.infra.cli", "demo", "--json", "--data-dir", str(folder / "demo")]
-        done = subprocess.run(command, check=True, stdin=subprocess.DEVNULL, capture_output=True)
-        workflow = json.loads(done.stdout)["workflow"]
-        yield Figure(name="demo, start to end", value=time.monotonic() - begun, unit="s", aim=90)
-        yield Figure(name="demo, seven real stages", value=_took(workflow), unit="s", aim=60)
+def _write(path: Path, document: Document) -> None:
+    """After each part: whoever loses patience keeps what was measured."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(msgspec.json.format(msgspec.json.encode(document)))
 
 
-def _took(workflow: dict[str, Any]) -> float:
-    from datetime import datetime  # noqa: PLC0415
-
-    ended, created = (datetime.fromisoformat(workflow[key]) for key in ("completed_at", "created_at"))
-    return (ended - created).total_seconds()
-
-
-def _post(url: str, number: int) -> float:
-    """Seconds until the gateway has answered. The run waits for a worker that does not exist: only the request counts."""
-    body = json.dumps({"type": "bench", "name": f"bench-{number}"}).encode()
-    request = urllib.request.Request(
-        f"{url}/api/v1/workflows", data=body, headers={"Content-Type": "application/json"}, method="POST"
-    )
-    if number == 0:
-        _apply_definition(url)
-    begun = time.perf_counter()
-    with urllib.request.urlopen(request, timeout=10) as response:
-        response.read()
-    return time.perf_counter() - begun
-
-
-def _apply_definition(url: str) -> None:
-    stages = [
-        {"name": f"s{index}", "agent": "nobody", "needs": [f"s{index - 1}"] if index else []} for index in range(7)
-    ]
-    body = json.dumps({"name": "bench", "stages": stages}).encode()
-    request = urllib.request.Request(
-        f"{url}/api/v1/definitions/bench", data=body, headers={"Content-Type": "application/json"}, method="PUT"
-    )
-    with urllib.request.urlopen(request, timeout=10) as response:
-        response.read()
+def _show(progress: Progress, shown: TaskID, part: str, doing: str) -> None:
+    description = f"{part}: {doing}"
+    progress.update(shown, description=description)
+    if not progress.console.is_terminal:
+        progress.console.print(description)
 
 
 if __name__ == "__main__":

@@ -11,30 +11,49 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+
+import msgspec
 
 from tailrace.infra.parent import PARENT_VARIABLE
 
+#: Processes by name, as the ready file has them. A process stands for its children too, but for those with a name of their own.
+Pids = Mapping[str, int]
+
+
+class Deployment(msgspec.Struct, frozen=True, kw_only=True):
+    """One that runs, as its ready file has it, and how long it took to be ready."""
+
+    url: str
+    redis_url: str
+    postgres_url: str
+    started_seconds: float
+    ready_file: Path
+
+    @property
+    def pids(self) -> dict[str, int]:
+        """The processes that run now."""
+        pids: dict[str, int] = json.loads(self.ready_file.read_text())["pids"]
+        return pids
+
+    def program(self, name: str) -> Path:
+        """The program that a process runs."""
+        return Path(f"/proc/{self.pids[name]}/exe").readlink()
+
 
 @contextmanager
-def running_up(
-    folder: Path, *options: str, settings: Mapping[str, str] | None = None
-) -> Iterator[tuple[dict[str, Any], float]]:
-    """A `tailrace up` with its ready file, and the seconds until it was written; stopped with SIGINT at the end.
-
-    `settings` are TAILRACE_… variables.
-    """
+def running_up(folder: Path, *options: str, settings: Mapping[str, str] | None = None) -> Iterator[Deployment]:
+    """A `tailrace up`, ready; stopped with SIGINT at the end. `settings` are TAILRACE_… variables."""
     ready, log = folder / "ready.json", folder / "up.log"
     ready.unlink(missing_ok=True)
     begun = time.monotonic()
     command = [sys.executable, "-m", "tailrace.infra.cli", "up", "--port", "0", *options]
     # What the shell says of other deployments is not for this one, which dies with us.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("TAILRACE_")}
-    with log.open("wb") as said:
+    with log.open("wb") as output:
         process = subprocess.Popen(
             [*command, "--ready-file", str(ready), "--data-dir", str(folder / "data")],
             stdout=subprocess.DEVNULL,
-            stderr=said,
+            stderr=output,
             stdin=subprocess.DEVNULL,
             env={**environment, **(settings or {}), PARENT_VARIABLE: str(os.getpid())},
         )
@@ -43,51 +62,64 @@ def running_up(
             if process.poll() is not None:
                 raise RuntimeError(f"up ended with {process.returncode}: {log.read_text()}")
             time.sleep(0.01)
-        yield json.loads(ready.read_text()), time.monotonic() - begun
+        seconds = time.monotonic() - begun
+        said = {name: value for name, value in json.loads(ready.read_text()).items() if name != "pids"}
+        yield Deployment(**said, started_seconds=seconds, ready_file=ready)
     finally:
         process.send_signal(signal.SIGINT)
         process.wait(30)
 
 
-def family(pids: list[int]) -> list[int]:
-    """These processes and all their children."""
+@contextmanager
+def held(pid: int) -> Iterator[None]:
+    """A process that stands still meanwhile, as if it were not there."""
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+def cpu_seconds(pids: Pids) -> dict[str, float]:
+    """User and system time of each process so far, with that of children which have ended."""
+    return {name: sum(map(_cpu_seconds, family)) for name, family in _families(pids).items()}
+
+
+def pss_bytes(pids: Pids) -> dict[str, int]:
+    """Proportional memory of each process: pages that several share are counted once."""
+    return {name: sum(map(_pss_bytes, family)) for name, family in _families(pids).items()}
+
+
+def _families(pids: Pids) -> dict[str, list[int]]:
+    """Each process with its descendants, down to those that have a name of their own."""
     children: dict[int, list[int]] = {}
     for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-            except OSError:
-                continue
-            children.setdefault(parent, []).append(int(entry.name))
-    found: dict[int, None] = {}
-    waiting = list(pids)
-    while waiting:
-        pid = waiting.pop()
-        if pid not in found:
-            found[pid] = None
-            waiting += children.get(pid, [])
-    return list(found)
+        if entry.name.isdigit() and (fields := _stat(int(entry.name))):
+            children.setdefault(int(fields[1]), []).append(int(entry.name))
+    named = set(pids.values())
+
+    def family(pid: int) -> list[int]:
+        own = [child for child in children.get(pid, ()) if child not in named]
+        return [pid, *(member for child in own for member in family(child))]
+
+    return {name: family(pid) for name, pid in pids.items()}
 
 
-def cpu_seconds(pids: list[int]) -> float:
-    """User and system time of these processes and all their children."""
-    ticks = 0
-    for pid in family(pids):
-        try:
-            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        ticks += int(fields[11]) + int(fields[12])
-    return ticks / os.sysconf("SC_CLK_TCK")
+def _cpu_seconds(pid: int) -> float:
+    return sum(map(int, _stat(pid)[11:15])) / os.sysconf("SC_CLK_TCK")
 
 
-def pss_bytes(pids: list[int]) -> int:
-    """Proportional memory of these processes and all their children: shared pages are counted once."""
-    total = 0
-    for pid in family(pids):
-        try:
-            lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-        except OSError:
-            continue
-        total += next((int(line.split()[1]) for line in lines if line.startswith("Pss:")), 0) * 1024
-    return total
+def _pss_bytes(pid: int) -> int:
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in lines if line.startswith("Pss:")), 0) * 1024
+
+
+def _stat(pid: int) -> list[str]:
+    """The fields of `/proc/<pid>/stat` from the state on; none when the process is gone."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return []

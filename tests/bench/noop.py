@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from tailrace.agents.sdk import Agent, TaskContext, TaskInput
 from tailrace.core.workflow.definition import Definition, StageDefinition
 
-#: For `tailrace up` and `tailrace worker`.
-APP = f"{__name__}:agent"
+#: What `tailrace up` gets: this agent only, and as many of its tasks at once in its one worker.
+WORKER: Final = ("--agents", "", "--app", f"{__name__}:agent", "--concurrency", "32")
 
 agent = Agent("noop", files=False)
 
@@ -19,14 +19,18 @@ async def step(_: TaskContext, input: TaskInput) -> dict[str, Any]:
     return {"number": 1 + max((output["number"] for output in input.stages.values()), default=0)}
 
 
-def line(steps: int) -> Definition:
-    """So many stages, one after the other; the last one gives `{"number": steps}`."""
+def line(steps: int, *, name: str = "noop", agent: str = agent.name, patience_seconds: float = 5.0) -> Definition:
+    """So many stages, one after the other; the last one gives `{"number": steps}`.
+
+    For an `agent` without a worker its runs stay where they are: a stage may wait `patience_seconds` before anybody asks why.
+    """
     names = [last_stage(number) for number in range(1, steps + 1)]
     needs: list[tuple[str, ...]] = [(), *((name,) for name in names)]
     stages = (
-        StageDefinition(name=name, agent=agent.name, needs=need) for name, need in zip(names, needs, strict=False)
+        StageDefinition(name=stage, agent=agent, needs=need, expect_start_seconds=patience_seconds)
+        for stage, need in zip(names, needs, strict=False)
     )
-    return Definition(name="noop", stages=tuple(stages))
+    return Definition(name=name, stages=tuple(stages))
 
 
 def last_stage(steps: int) -> str:

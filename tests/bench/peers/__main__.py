@@ -29,14 +29,12 @@ from tailrace.infra.commands.options import table_console
 from tailrace.infra.embedded import embedded_servers
 from tailrace.infra.embedded.choose import POSTGRES, REDIS, wheel_program
 from tests.bench.deployment import running_up
-from tests.bench.noop import APP
+from tests.bench.noop import WORKER
 from tests.bench.peers.contract import Answer
 from tests.bench.peers.environments import ROOT, NotInstalled, python_of
 
 OURS: Final = "tailrace"
 PEERS: Final = ("celery", "dbos", "langgraph")
-#: Tasks at once in Tailrace's one worker.
-CONCURRENCY: Final = 32
 SIDE_SECONDS: Final = 600
 
 
@@ -140,10 +138,9 @@ def _measure(side: str, python: Path, arguments: Sequence[str]) -> Answer:
         folder = Path(name)
         if side != OURS:
             return asyncio.run(_beside_servers(folder, python, side, arguments))
-        worker = ("--agents", "", "--app", APP, "--concurrency", str(CONCURRENCY))
-        with running_up(folder, *worker, settings=_wheels()) as (ready, _):
+        with running_up(folder, *WORKER, settings=_wheels()) as deployment:
             command = [str(python), "-m", "tests.bench.load", *arguments]
-            return asyncio.run(_ask(command, ready["redis_url"], ready["postgres_url"]))
+            return asyncio.run(_ask(command, deployment.redis_url, deployment.postgres_url))
 
 
 def _wheels() -> dict[str, str]:

@@ -1,18 +1,19 @@
 """What every side of the comparison takes and gives, Tailrace's too: arguments in, one line of JSON out.
 
-It uses the standard library only, because each peer imports it in an environment of its own.
+It needs the standard library only, because each peer imports it in an environment of its own.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
+
+from tests.bench.percentile import percentile
 
 #: Steps of the workflow that every side runs.
 STEPS = 7
@@ -66,15 +67,15 @@ def measure(peer: str, version: str, task: Task, drive: Drive, once: Callable[[]
     one_run = once or partial(drive, 1, 1)
     drive(WARM_UP_RUNS, WARM_UP_OPEN)
     seconds = _timed(partial(drive, task.runs, task.open_runs))
-    latencies = sorted(_timed(one_run) for _ in range(task.idle_runs))
+    latencies = [_timed(one_run) for _ in range(task.idle_runs)]
     return Answer(
         peer=peer,
         version=version,
         runs=task.runs,
         seconds=seconds,
         runs_per_second=task.runs / seconds,
-        latency_p50_ms=1000 * statistics.median(latencies),
-        latency_p99_ms=1000 * latencies[int(0.99 * len(latencies))],
+        latency_p50_ms=1000 * percentile(latencies, 0.5),
+        latency_p99_ms=1000 * percentile(latencies, 0.99),
     )
 
 
