@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Final, TypeAlias
 
@@ -23,6 +23,10 @@ CONNECT_SECONDS: Final = 2.0
 STATEMENT_SECONDS: Final = 30.0
 IDLE_IN_TRANSACTION_SECONDS: Final = 3.0
 UNANSWERED_SECONDS: Final = 6.0
+
+#: What a batch names by its key is found by its key. Left alone, the planner reads all of a table that is small, and such a
+#: plan is kept for the session's statements until the table is analyzed again, however much it has grown meanwhile.
+BY_KEY: Final[Mapping[str, str]] = {"enable_seqscan": "off", "enable_hashjoin": "off", "enable_mergejoin": "off"}
 
 #: What a driver raises when the server is gone, busy, restarting, or took our side of a conflict: try again later.
 UNAVAILABLE: Final = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
@@ -61,13 +65,18 @@ async def connect(
     *,
     statement_seconds: float = STATEMENT_SECONDS,
     search_path: str = "tailrace",
+    more: Mapping[str, str] | None = None,
 ) -> Session:
     """A session that writes read models: its commits return before they are on disk (rows and checkpoint together).
 
-    Raises what is in `UNAVAILABLE`.
+    `more` are further settings. Raises what is in `UNAVAILABLE`.
     """
     settings = server_settings(
-        application_name, statement_seconds=statement_seconds, synchronous_commit="off", search_path=search_path
+        application_name,
+        statement_seconds=statement_seconds,
+        synchronous_commit="off",
+        search_path=search_path,
+        **(more or {}),
     )
     async with asyncio.timeout(CONNECT_SECONDS):
         return await asyncpg.connect(
@@ -98,8 +107,8 @@ async def ask(url: str) -> None:
 
 @asynccontextmanager
 async def session(url: str, application_name: str) -> AsyncIterator[Session]:
-    """A session that is ended at once on the way out: an open transaction is rolled back by the server."""
-    connection = await connect(url, application_name)
+    """A projector's session. It is ended at once on the way out: an open transaction is rolled back by the server."""
+    connection = await connect(url, application_name, more=BY_KEY)
     try:
         yield connection
     finally:
