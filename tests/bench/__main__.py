@@ -206,9 +206,11 @@ def main() -> None:
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     with Progress(*columns, console=console) as progress:
         for part in parts:
-            say = partial(_show, progress, progress.add_task(""), part)
+            shown = progress.add_task("")
+            say = partial(_show, progress, shown, part)
             for table in PARTS[part](amounts, document, say):
                 console.print(table)
+            progress.stop_task(shown)
             _write(options.json, document)
     cores, load = document.cores, document.load_average
     console.print(f"{cores} cores, load of the last 15 minutes {load:.1f}; all of it in {options.json}")
