@@ -8,7 +8,7 @@ from tailrace.agents.sdk import Agent, TaskContext, TaskInput
 from tailrace.core.workflow.definition import Definition, StageDefinition
 
 #: What `tailrace up` gets: this agent only, and as many of its tasks at once in its one worker.
-WORKER: Final = ("--agents", "", "--app", f"{__name__}:agent", "--concurrency", "32")
+WORKER: Final = ("--agents", "", "--app", f"{__name__}:agent", "--concurrency", "100")
 
 agent = Agent("noop", files=False)
 
