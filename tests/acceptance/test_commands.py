@@ -53,6 +53,7 @@ def test_pause_resume_and_cancel(shared: Installation) -> None:
     assert "cancelled" in refused.err
 
 
+@pytest.mark.failure(32)
 def test_run_without_worker_is_explained_and_flagged(shared: Installation) -> None:
     """`why` and the watchdog name the agent that nobody plays."""
     shared.apply(chain("orphan", 1, agent="nobody", expect_start_seconds=1.0))
@@ -120,6 +121,7 @@ def test_second_up_on_the_same_data_is_told_who_has_it(shared: Installation) -> 
     assert "completed" in shared.ok("submit", "trial", "--name", "after", "--wait", "--json").out, "found as before"
 
 
+@pytest.mark.failure(29)
 def test_taken_port_is_named_with_its_holder(shared: Installation) -> None:
     """`up` on a port that somebody has ends with the port and the process, and leaves nothing running."""
     port = shared.ready()["url"].rpartition(":")[2]

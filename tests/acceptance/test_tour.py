@@ -30,6 +30,7 @@ def lines() -> list[str]:
     return [line for line in dict.fromkeys(found) if line not in ELSEWHERE]
 
 
+@pytest.mark.failure(33)
 @pytest.mark.parametrize("line", lines())
 def test_line_of_the_tour(installation: Installation, line: str) -> None:
     """It ends well."""

@@ -7,6 +7,8 @@ import signal
 import time
 from datetime import datetime
 
+import pytest
+
 from tests.acceptance.figures import measured
 from tests.acceptance.installation import Installation
 from tests.acceptance.scripted import WORKER, chain, hang, script, slow
@@ -45,6 +47,7 @@ def test_task_of_a_killed_worker_runs_again(shared: Installation) -> None:
     assert took > HEALS_SECONDS or "WorkflowStalled" not in types
 
 
+@pytest.mark.failure(18)
 def test_attempt_over_its_time_is_tried_again_until_the_budget_is_used(shared: Installation) -> None:
     """Two attempts hang; the run fails with the reason, `why` names it, `retry` opens a round in which it completes."""
     shared.apply(chain("limited", 1, timeout_seconds=1.0, retry="{ max_attempts = 2, backoff_seconds = 0.2 }"))

@@ -121,6 +121,7 @@ def strings(path: Path) -> Iterator[tuple[int, str]]:
             yield node.lineno, node.value
 
 
+@pytest.mark.failure(14)
 def test_only_one_module_spells_keys() -> None:
     """Nothing else begins a text with the prefix of all keys, in Python or in a script."""
     prefix = re.compile(r"(?<![a-z])tr:")

@@ -31,6 +31,7 @@ def documented() -> Iterator[tuple[str, list[str]]]:
                 yield page.name, words
 
 
+@pytest.mark.failure(33)
 @pytest.mark.parametrize(
     ("page", "words"), [pytest.param(*found, id=" ".join(found[1])[:60]) for found in documented()]
 )
@@ -62,6 +63,7 @@ def test_make_targets_exist() -> None:
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
 
 
+@pytest.mark.failure(33)
 def test_reference_is_what_the_code_says() -> None:
     """Pages under docs/reference are written from the code, and not by hand."""
     done = subprocess.run(

@@ -76,6 +76,7 @@ async def test_a_hostile_name_makes_a_sound_project(run: Run, name: str) -> None
     assert explored["browser"]["state"] == "off"
 
 
+@pytest.mark.failure(30)
 @pytest.mark.parametrize("stage", [stage for stage in AGENTS if stage != "initialization"])
 async def test_a_stage_says_which_input_is_missing(run: Run, stage: str) -> None:
     """Nothing is started, no path is guessed."""
@@ -94,6 +95,8 @@ async def test_stages_may_have_other_names(run: Run) -> None:
     assert (await run.play("scaffolding", inputs={"initialization": "design"}))["files"] == 20
 
 
+@pytest.mark.failure(30)
+@pytest.mark.hole("H36")
 async def test_the_project_follows_the_run_to_another_machine(run: Run, tmp_path: Path) -> None:
     """A worker that has never seen the run's folder takes the project from the artifact."""
     await run.play("initialization", "scaffolding")

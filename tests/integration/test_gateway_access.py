@@ -89,6 +89,7 @@ async def test_a_page_of_another_origin_changes_nothing(served: Gateway) -> None
         assert response.status == 200
 
 
+@pytest.mark.failure(29)
 def test_a_taken_port_is_named_with_its_holder() -> None:
     """The error says which port, and which process has it."""
     with socket.socket() as other:

@@ -65,6 +65,7 @@ async def test_retry_needs_something_to_retry(served: Gateway) -> None:
     await served.call("POST", f"/workflows/{run['workflow_id']}/retry", json={"from_stage": "nope"}, status=422)
 
 
+@pytest.mark.failure(21)
 async def test_a_command_twice_at_once_has_one_effect(served: Gateway) -> None:
     """Of several cancels one is carried out, the others find the run cancelled."""
     served.worker.hold("plan")

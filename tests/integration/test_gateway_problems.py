@@ -133,6 +133,7 @@ async def test_a_body_that_is_not_declared_as_json(served: Gateway, content_type
     assert (problem["status"], problem["code"]) == (415, "unsupported-media-type")
 
 
+@pytest.mark.failure(12)
 @pytest.mark.parametrize(
     ("change", "pointers"),
     [
@@ -160,6 +161,7 @@ async def test_fields_that_do_not_fit(served: Gateway, change: dict[str, Any], p
     assert sorted(error["pointer"] for error in problem["errors"]) == sorted(pointers)
 
 
+@pytest.mark.failure(12)
 @pytest.mark.parametrize(
     "value", [b"NaN", b"Infinity", b"1e999", b'"\\ud800"', b'{"\\udfff": 1}', b"[" * 70 + b"]" * 70]
 )

@@ -121,6 +121,7 @@ async def test_a_definition_is_validated_without_being_kept(served: Gateway) -> 
     assert [error["pointer"] for error in problem["errors"]] == ["/stages/0/needs/0"]
 
 
+@pytest.mark.failure(15)
 @pytest.mark.parametrize(
     ("name", "document", "pointer"),
     [

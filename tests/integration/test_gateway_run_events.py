@@ -83,6 +83,7 @@ async def test_behind_the_end_of_a_finished_run_there_is_nothing(served: Gateway
         assert response.status == 204
 
 
+@pytest.mark.hole("H25")
 async def test_a_cursor_of_another_log_is_told(served: Gateway) -> None:
     """`gap`, without an id, and then the run from its start."""
     run = await served.finished()
@@ -147,6 +148,7 @@ async def test_the_archive_tells_what_was_trimmed(projected: Gateway) -> None:
         assert await events.rest() == before[5:]
 
 
+@pytest.mark.hole("H25")
 async def test_a_live_run_is_joined_from_archive_log_and_feed(projected: Gateway) -> None:
     """The beginning only in the archive, the rest only in the log or yet to come."""
     gate = projected.worker.hold("build")

@@ -57,6 +57,7 @@ async def test_waiting_gives_up_with_202(served: Gateway) -> None:
     assert document["status"] in {"initiated", "running"}
 
 
+@pytest.mark.failure(22)
 async def test_a_failed_run_tells_why(served: Gateway) -> None:
     """The error of the stage is the error of the run."""
     served.worker.answers["build"] = Failure(reason="lint", message="bad style", details={"files": 2})
@@ -65,6 +66,7 @@ async def test_a_failed_run_tells_why(served: Gateway) -> None:
     assert document["error"] == {"reason": "lint", "message": "bad style", "retryable": False, "details": {"files": 2}}
 
 
+@pytest.mark.hole("H12")
 async def test_the_same_request_again_is_the_same_run(served: Gateway) -> None:
     """With a key, a repeated request gives the run as it is now and says so; its body may be spelled differently."""
     headers = {"Idempotency-Key": "abc"}
@@ -124,6 +126,7 @@ async def test_a_large_input_becomes_an_artifact(served: Gateway) -> None:
         assert msgspec.json.decode(await response.read()) == large
 
 
+@pytest.mark.failure(15)
 async def test_an_unknown_type_lists_what_is_known(served: Gateway) -> None:
     """422 that points at the type and names the definitions."""
     problem = await served.call("POST", "/workflows", json={"type": "nope", "name": "x"}, status=422)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tailrace.core.commands import CancelWorkflow
 from tailrace.core.engine.command_handler import CommandHandler
 from tailrace.core.engine.orchestrator import Orchestrator
@@ -12,6 +14,7 @@ from tailrace.core.testing.builders import completed, create_workflow, line
 from tests.support.waiting import beside, eventually
 
 
+@pytest.mark.failure(17)
 async def test_result_that_comes_after_the_cancel_is_recorded_and_not_parked(redis_store: RedisStore) -> None:
     """The worker did not hear of the cancel in time: its work is not used, and the log says so."""
     store, handler = redis_store, CommandHandler(redis_store)

@@ -131,6 +131,7 @@ async def test_redis_is_emptied_under_all_processes(
         await until_archived(queries, world, workflow_id)
 
 
+@pytest.mark.failure(28)
 async def test_a_namespace_that_was_made_anew_is_another_one(world: World, own_redis: EmbeddedRedis) -> None:
     """A process that joined the old one writes nothing into the new one, and says what it found."""
     workflow_id = await world.start(PATIENT)
@@ -222,6 +223,7 @@ async def test_a_state_that_can_not_be_read(world: World, queries: Queries, data
         assert (found.cause, found.evidence["hash"]) == ("log-diverged", "unreadable")
 
 
+@pytest.mark.failure(2)
 async def test_the_gateway_on_an_emptied_redis(own_redis: EmbeddedRedis, database_url: str, tmp_path: Path) -> None:
     """What is archived is still shown, what is new is refused by its name, and the gateway is not ready."""
     async with gateway(own_redis.url, tmp_path, postgres_url=database_url, working=False) as served:

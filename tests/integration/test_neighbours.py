@@ -111,6 +111,7 @@ async def test_large_request_reaches_the_handler(redis_store: RedisStore, tmp_pa
     assert list(snapshot.stage_outputs()["only"]) == ["$artifact"]
 
 
+@pytest.mark.failure(8)
 async def test_worker_goes_on_after_a_refusal(redis_store: RedisStore, tmp_path: Path) -> None:
     """A report that the store refuses for a while is sent until it is taken."""
     store, handler = redis_store, CommandHandler(redis_store)

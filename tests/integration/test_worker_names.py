@@ -9,6 +9,8 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
+import pytest
+
 PROGRAM = """
 import pathlib, sys
 from tailrace.infra.processes.worker import stable_name
@@ -44,6 +46,7 @@ async def test_two_data_directories_on_one_host_share_no_name(tmp_path: Path) ->
         assert again == second
 
 
+@pytest.mark.failure(5)
 async def test_a_name_is_the_same_after_a_restart(tmp_path: Path) -> None:
     """The one that comes back has the name that is free, whoever else lives there: its pending tasks are its own."""
     async with AsyncExitStack() as others:

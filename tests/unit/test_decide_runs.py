@@ -88,6 +88,7 @@ def test_branches_run_side_by_side_and_join() -> None:
     assert run.open_stages == ["join"]
 
 
+@pytest.mark.failure(23)
 def test_progress_is_finished_weight() -> None:
     """Stages without weight do not move it."""
     run = begun(stage("a", weight=1), stage("b", "a", weight=0), stage("c", "b", weight=2))
@@ -354,6 +355,7 @@ def test_a_report_comes_once_into_effect() -> None:
     assert sum(isinstance(event, StageCompleted) for event in run.events) == 1
 
 
+@pytest.mark.failure(16)
 def test_a_late_report_of_an_earlier_attempt_is_ignored() -> None:
     """The next attempt is on its way; its task is the open one."""
     run = begun(stage("only", timeout_seconds=10))
@@ -365,6 +367,7 @@ def test_a_late_report_of_an_earlier_attempt_is_ignored() -> None:
     assert run.open_stages == ["only"]
 
 
+@pytest.mark.hole("H29")
 def test_times_never_fall() -> None:
     """A clock that is set back does not set a history back."""
     run = begun(stage("only", timeout_seconds=10))

@@ -88,6 +88,7 @@ async def test_nothing_is_judged_before_its_time() -> None:
     assert await world.stalls() == [(run, "no-worker")]
 
 
+@pytest.mark.hole("H23")
 async def test_watchdogs_at_the_same_moment_flag_once() -> None:
     """The version lets one of them through; the other drops what it found."""
     world = World()
@@ -100,6 +101,7 @@ async def test_watchdogs_at_the_same_moment_flag_once() -> None:
     assert await world.stalls() == [(run, "no-worker") for run in runs]
 
 
+@pytest.mark.hole("H23")
 async def test_a_fault_of_many_runs_is_one_incident(caplog: pytest.LogCaptureFixture) -> None:
     """A round does a bounded part, the next one goes on; a queue is asked once per round that needs it; the log has one line."""
     caplog.set_level(logging.INFO, "tailrace.projections.watchdog")

@@ -146,6 +146,7 @@ def test_no_worker() -> None:
     assert cause(world) == ("no-worker", True, False)
 
 
+@pytest.mark.failure(25)
 def test_no_group() -> None:
     """Workers that beat and never joined take nothing."""
     world = World()
@@ -184,6 +185,8 @@ def test_backlog() -> None:
     assert "drain" in world.judged().diagnosis.summary
 
 
+@pytest.mark.failure(27)
+@pytest.mark.failure(28)
 def test_identity_mismatch() -> None:
     """The only live workers mean another store; a second build is only mentioned."""
     world = World()
@@ -294,6 +297,7 @@ def test_waiting_for_the_next_attempt() -> None:
     assert cause(World(started(), failed(2.0), at=10.0).no_owner()) == ("orchestrator-behind", True, False)
 
 
+@pytest.mark.failure(31)
 def test_dependency_open() -> None:
     """The stage waits because a service is down; elsewhere an open breaker is only mentioned."""
     assert cause(World(started(), failed(2.0, "dependency-open"), at=2.5)) == ("dependency-open", True, False)

@@ -183,6 +183,7 @@ async def test_output_beyond_the_limit_is_dropped_without_blocking(workspace: Wo
         assert len(text) < 2100
 
 
+@pytest.mark.failure(26)
 @pytest.mark.parametrize("session", [False, True])
 async def test_a_timeout_kills_grandchildren(workspace: Workspace, session: bool) -> None:
     """The whole tree goes, also what moved to a session of its own; the failure is typed and may be retried."""

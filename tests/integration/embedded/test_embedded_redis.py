@@ -11,6 +11,7 @@ from tailrace.infra.embedded import EmbeddedRedis, ServerStartError
 from tests.integration.embedded.support import redis_client, until
 
 
+@pytest.mark.hole("H33")
 async def test_redis_is_a_durable_log(tmp_path: Path) -> None:
     """The settings durability and bounded memory rest on are in force."""
     wanted = {
@@ -28,6 +29,7 @@ async def test_redis_is_a_durable_log(tmp_path: Path) -> None:
     assert {name: found[name] for name in wanted} == wanted
 
 
+@pytest.mark.experiment("g")
 async def test_redis_killed_keeps_what_it_acknowledged(tmp_path: Path) -> None:
     """kill -9 under load loses no acknowledged entry, at most one more is there, and the address is the same."""
     async with EmbeddedRedis(tmp_path) as server:

@@ -80,6 +80,7 @@ async def test_a_database_of_another_build_is_refused(
         await migrate(postgres_url, instance_id="a", partitions=2)
 
 
+@pytest.mark.failure(28)
 async def test_a_database_of_another_namespace_is_refused(postgres_url: str) -> None:
     """Two namespaces never mix in one read model; the projector ends with the reason."""
     await migrate(postgres_url, instance_id="the-first", partitions=2)

@@ -52,6 +52,7 @@ def infect(log: RunLog, kind: str) -> tuple[str, int]:
     return "sick", poison.version
 
 
+@pytest.mark.hole("H22")
 @pytest.mark.parametrize("batch_size", [1, 4, 2000])
 @pytest.mark.parametrize("kind", POISON)
 async def test_a_poison_event_is_parked_with_all_later_ones_of_its_run(

@@ -193,6 +193,7 @@ async def test_stalls_are_kept_with_their_beginning_and_end(postgres_url: str, l
     assert rows[0]["evidence"] == {"backlog": 1}
 
 
+@pytest.mark.hole("H22")
 @pytest.mark.parametrize("value", ["nul \x00 inside", {"a\x00b": 1}, ["\\\x00"]], ids=["text", "key", "escaped"])
 async def test_what_jsonb_cannot_hold_becomes_null_and_its_bytes_are_kept(
     postgres_url: str, log: RunLog, db: Database, value: Any

@@ -88,6 +88,7 @@ async def test_a_killed_projector_is_replaced_within_five_seconds(postgres_url: 
         assert await until(lambda: db.is_caught_up(log)) < 5
 
 
+@pytest.mark.hole("H21")
 async def test_a_hanging_projector_is_replaced_within_five_seconds(
     postgres_url: str, log: RunLog, db: Database
 ) -> None:
@@ -106,6 +107,7 @@ async def test_a_hanging_projector_is_replaced_within_five_seconds(
             assert await until(lambda: db.is_caught_up(log)) < 5
 
 
+@pytest.mark.hole("H21")
 async def test_an_owner_of_the_past_writes_nothing(postgres_url: str, log: RunLog, db: Database) -> None:
     """Its epoch is on no checkpoint any more: the first statement of its batch finds out."""
     fill(log, "a")
@@ -131,6 +133,7 @@ async def test_an_owner_of_the_past_writes_nothing(postgres_url: str, log: RunLo
     assert await db.value("SELECT count(*) FROM tailrace.events") == len(entries)
 
 
+@pytest.mark.hole("H21")
 async def test_a_lease_that_was_lost_is_noticed(postgres_url: str, log: RunLog, db: Database) -> None:
     """A projector whose partitions were taken stops reading them, and takes them again when they are free."""
     async with projecting(postgres_url, log) as projector:

@@ -8,6 +8,8 @@ import random
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from tailrace.core.commands import Report
 from tailrace.core.engine.orchestrator import PartitionWork
 from tailrace.core.events import ReportIgnored
@@ -29,6 +31,9 @@ async def report(bench: Bench, delivery: Delivery, *kinds: str, name: str = "w1"
     assert all(await bench.queue(name).report(sent))
 
 
+@pytest.mark.failure(17)
+@pytest.mark.failure(21)
+@pytest.mark.hole("H1")
 async def test_h01_a_stale_view_does_not_drop_a_report(bench: Bench) -> None:
     """To a view from before the dispatch the task is unknown and its start means nothing; it stays until it is seen."""
     runner = await bench.prepare(line("first", "second"))
@@ -56,6 +61,7 @@ async def test_h01_a_stale_view_does_not_drop_a_report(bench: Bench) -> None:
     assert (await bench.state(run)).version == 6
 
 
+@pytest.mark.hole("H1")
 async def test_h01_a_decision_without_events_is_gone_when_somebody_else_made_it(bench: Bench) -> None:
     """Two may read the same report: the second one writes nothing and is told."""
     runner = await bench.prepare(line("only"))
@@ -70,6 +76,7 @@ async def test_h01_a_decision_without_events_is_gone_when_somebody_else_made_it(
     assert (await bench.state(run)).version == 3
 
 
+@pytest.mark.hole("H1")
 async def test_h01_two_orchestrators_with_stale_views_lose_nothing(redis_server: EmbeddedRedis, tmp_path: Path) -> None:
     """Every report is applied, or recorded as ignored: all runs end, and nothing is left over."""
     seed = random.randrange(2**32)

@@ -37,6 +37,7 @@ async def away(server: EmbeddedRedis, how: str, seconds: float) -> None:
         await server.start()
 
 
+@pytest.mark.hole("H3")
 @pytest.mark.parametrize(("how", "seconds"), [("stopped", 4.0), ("killed", 3.0)])
 async def test_h03_a_lease_runs_only_while_the_store_runs(
     own_server: EmbeddedRedis, own_bench: Bench, how: str, seconds: float
@@ -71,6 +72,7 @@ async def test_h03_a_lease_runs_only_while_the_store_runs(
             await bench.wait_status("completed", *runs, orphan)
 
 
+@pytest.mark.hole("H3")
 async def test_h03_an_absence_too_short_to_count_steals_nothing(own_server: EmbeddedRedis, own_bench: Bench) -> None:
     """Just under the 1.5 s that give a grace, and killed, so that the holder has to connect anew."""
     bench = own_bench
@@ -93,6 +95,7 @@ async def test_h03_an_absence_too_short_to_count_steals_nothing(own_server: Embe
         await bench.wait_status("completed", *runs)
 
 
+@pytest.mark.hole("H3")
 async def test_h03_a_renewal_that_failed_is_soon_tried_again(redis_server: EmbeddedRedis, tmp_path: Path) -> None:
     """With a second more between two tries, an absence that is too short for a grace would last as long as a lease."""
     async with FaultProxy(redis_server.url) as proxy, Bench.on(proxy.url, tmp_path) as bench:
@@ -127,6 +130,7 @@ async def _as_many(tries: list[float], wanted: int) -> bool:
     return len(tries) >= wanted
 
 
+@pytest.mark.hole("H3")
 async def test_h03_no_timer_fires_in_the_grace(own_server: EmbeddedRedis, own_bench: Bench) -> None:
     """What is over its time because the store was away may still be reported: the timer waits for a lease."""
     bench = own_bench

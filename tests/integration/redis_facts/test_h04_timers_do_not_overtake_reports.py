@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tailrace.core.engine.orchestrator import PartitionWork
 from tailrace.core.events import TaskFailed
 from tailrace.core.partitioning import partition_of
@@ -14,6 +16,7 @@ from tests.support.waiting import eventually, pass_server_time
 RUNS = 12
 
 
+@pytest.mark.hole("H4")
 async def test_h04_timers_do_not_overtake_durable_reports(bench: Bench) -> None:
     """All orchestrators were away while work was finished and its time ran out: the work counts."""
     timed = (await bench.prepare(pipeline(stage("only", timeout_seconds=1.0)))).pipeline
@@ -48,6 +51,7 @@ async def _due(bench: Bench, partition: int, expected: int) -> list[TimerRef] | 
     return due if len(due) == expected else None
 
 
+@pytest.mark.hole("H4")
 async def test_h04_a_timer_fires_though_younger_reports_wait(bench: Bench) -> None:
     """A stream that is never empty must not keep timers waiting for ever."""
     runner = await bench.prepare(pipeline(stage("only", start_timeout_seconds=0.3)))

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import shutil
 
+import pytest
+
 from tailrace.core.testing.builders import line, workflow_id_in
 from tailrace.infra.embedded import EmbeddedRedis
 from tests.support.audit import audit, whole_log
 from tests.support.bench import Bench
 
 
+@pytest.mark.hole("H6")
 async def test_h06_a_log_that_went_back_is_told_by_its_entry_and_its_seq(
     own_server: EmbeddedRedis, own_bench: Bench
 ) -> None:
@@ -44,6 +47,7 @@ async def test_h06_a_log_that_went_back_is_told_by_its_entry_and_its_seq(
     assert len(await audit(bench.store)) == 6
 
 
+@pytest.mark.hole("H7")
 async def test_h07_a_trimmed_log_is_told_by_its_seq(bench: Bench) -> None:
     """A read behind a position that was trimmed begins where the log begins; `seq` shows the hole."""
     definition = (await bench.prepare(line("first", "second"))).pipeline

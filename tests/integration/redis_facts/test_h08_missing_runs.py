@@ -33,6 +33,7 @@ async def ended(bench: Bench) -> str:
     return run
 
 
+@pytest.mark.hole("H8")
 async def test_h08_nothing_but_creating_begins_a_run(bench: Bench) -> None:
     """A command on a missing run is refused, a report about one is parked: the log gets no second beginning."""
     definition = (await bench.prepare(line("only"))).pipeline
@@ -53,6 +54,8 @@ async def test_h08_nothing_but_creating_begins_a_run(bench: Bench) -> None:
     assert await histories(bench.store) == before
 
 
+@pytest.mark.failure(21)
+@pytest.mark.hole("H8")
 async def test_h08_a_run_comes_back_from_the_archive_once(bench: Bench) -> None:
     """Two people retry an archived run at the same time: one of them opens a new round, the other one finds it open."""
     run = await ended(bench)
@@ -74,6 +77,7 @@ async def test_h08_a_run_comes_back_from_the_archive_once(bench: Bench) -> None:
     await audit(bench.store)
 
 
+@pytest.mark.hole("H8")
 async def test_h08_a_tombstone_is_not_a_new_run(bench: Bench) -> None:
     """What is left of an archived run keeps its id taken: the same request finds it, and nothing is begun."""
     run = await ended(bench)

@@ -44,6 +44,7 @@ async def types(bench: Bench, run: str) -> list[str]:
     return [entry.type for entry in (await audit(bench.store))[run]]
 
 
+@pytest.mark.hole("H10")
 @pytest.mark.parametrize("lost", ["reply", "request"])
 async def test_h10_a_run_is_created_once(far: Bench, proxy: FaultProxy, lost: str) -> None:
     """The caller gets the run it made, not an error and not somebody else's."""
@@ -60,6 +61,7 @@ async def test_h10_a_run_is_created_once(far: Bench, proxy: FaultProxy, lost: st
     assert len(await far.queue().take(8, block_seconds=0.1)) == 1
 
 
+@pytest.mark.hole("H10")
 @pytest.mark.parametrize("times", [1, 3])
 async def test_h10_a_command_is_carried_out_once(far: Bench, proxy: FaultProxy, times: int) -> None:
     """Though the reply is lost, and then the next ones: it is asked for by its id, and the outcome is given."""
@@ -79,6 +81,7 @@ async def test_h10_a_command_is_carried_out_once(far: Bench, proxy: FaultProxy, 
     assert await types(far, "run") == ["WorkflowCreated", "TaskDispatched", "WorkflowPaused", "WorkflowCancelled"]
 
 
+@pytest.mark.hole("H10")
 async def test_h10_a_gateway_outlives_a_server_that_cannot_be_reached(far: Bench, proxy: FaultProxy) -> None:
     """For as long as it may take to restart: the request waits, and is carried out once."""
     definition = (await far.prepare(line("only"))).pipeline
@@ -98,6 +101,7 @@ async def test_h10_a_gateway_outlives_a_server_that_cannot_be_reached(far: Bench
     assert await types(far, "run") == ["WorkflowCreated", "TaskDispatched"]
 
 
+@pytest.mark.hole("H10")
 async def test_h10_the_driver_does_not_retry(far: Bench, proxy: FaultProxy) -> None:
     """By default it would send an XADD again ten times, and each would be an entry."""
     client = far.store.client
@@ -122,6 +126,8 @@ async def test_h10_the_driver_does_not_retry(far: Bench, proxy: FaultProxy) -> N
     assert await client.command("XLEN", "never") == 0
 
 
+@pytest.mark.failure(8)
+@pytest.mark.hole("H10")
 async def test_h10_a_report_whose_reply_is_lost_counts_once(far: Bench, proxy: FaultProxy) -> None:
     """A real worker sends it again, and is told that the task is not its own any more: it is done."""
     definition = (await far.prepare(line("first", "second"))).pipeline
@@ -134,6 +140,7 @@ async def test_h10_a_report_whose_reply_is_lost_counts_once(far: Bench, proxy: F
     assert {stage.attempt for stage in (await far.state(run)).stages.values()} == {1}
 
 
+@pytest.mark.hole("H10")
 async def test_h10_a_delivery_whose_reply_is_lost_is_taken_at_once(far: Bench, proxy: FaultProxy) -> None:
     """It is pending under the worker's name: the worker looks for it there, and does not wait for its own lease."""
     definition = (await far.prepare(line("only"))).pipeline
@@ -146,6 +153,8 @@ async def test_h10_a_delivery_whose_reply_is_lost_is_taken_at_once(far: Bench, p
     assert [event.delivery for event in events if isinstance(event, TaskStarted)] == [2]
 
 
+@pytest.mark.hole("H10")
+@pytest.mark.experiment("e")
 async def test_h10_a_blocking_read_may_be_longer_than_a_call(far: Bench, proxy: FaultProxy) -> None:
     """It has a timeout of its own; a short call to a server that is silent ends by its own, shorter one."""
     blocked = time.monotonic()
@@ -160,6 +169,7 @@ async def test_h10_a_blocking_read_may_be_longer_than_a_call(far: Bench, proxy: 
     assert time.monotonic() - asked < 3 * TIMEOUT_SECONDS
 
 
+@pytest.mark.hole("H10")
 async def test_h10_only_scripts_the_server_forgot_are_sent_again(own_bench: Bench) -> None:
     """After a restart a pipeline is half known: what was carried out is not carried out twice."""
     bench = own_bench
@@ -179,6 +189,8 @@ async def test_h10_only_scripts_the_server_forgot_are_sent_again(own_bench: Benc
     assert sorted(await audit(bench.store)) == ["run-0", "run-1", "run-2"]
 
 
+@pytest.mark.hole("H10")
+@pytest.mark.experiment("e")
 async def test_h10_everything_goes_on_after_a_restart(own_server: EmbeddedRedis, own_bench: Bench) -> None:
     """Worker, orchestrator and caller hold connections and scripts that the server does not know any more."""
     bench = own_bench
@@ -192,8 +204,10 @@ async def test_h10_everything_goes_on_after_a_restart(own_server: EmbeddedRedis,
     await audit(bench.store)
 
 
+@pytest.mark.failure(10)
+@pytest.mark.hole("H10")
 async def test_blocking_reads_never_delay_a_publish(redis_server: EmbeddedRedis, tmp_path: Path) -> None:
-    """FAILURES 10: they have connections of their own, however many wait and however few are left for short calls."""
+    """They have connections of their own, however many wait and however few are left for short calls."""
     async with Bench.on(redis_server.url, tmp_path, max_connections=12) as bench:
         definition = (await bench.prepare(line("only"))).pipeline
         run = await bench.submit(definition)

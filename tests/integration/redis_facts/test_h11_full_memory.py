@@ -44,6 +44,7 @@ async def full(own_bench: Bench) -> AsyncIterator[Bench]:
     await empty(own_bench)
 
 
+@pytest.mark.hole("H11")
 async def test_h11_a_new_run_is_refused_and_nothing_is_written(full: Bench) -> None:
     """By its mark, and by the script when the mark was passed; when there is room again, runs are accepted again."""
     runner = await full.prepare(line("only"))
@@ -58,6 +59,7 @@ async def test_h11_a_new_run_is_refused_and_nothing_is_written(full: Bench) -> N
     await CommandHandler(full.store).create(create_workflow(runner.pipeline, "accepted"), actor="test")
 
 
+@pytest.mark.hole("H11")
 async def test_h11_a_store_is_full_before_it_is(full: Bench) -> None:
     """New runs are refused over 70 %, so that open ones have room for their events."""
     runner = await full.prepare(line("only"))
@@ -70,6 +72,7 @@ async def test_h11_a_store_is_full_before_it_is(full: Bench) -> None:
     assert (await runner.carry_out("open", create_workflow(runner.pipeline, "open"))).outcome == "ok"
 
 
+@pytest.mark.hole("H11")
 async def test_h11_a_request_that_was_accepted_is_answered_again(full: Bench) -> None:
     """Asking again for a run that is there writes nothing: it is answered over the mark, and when there is no room at all."""
     runner = await full.prepare(line("only"))
@@ -88,6 +91,7 @@ async def test_h11_a_request_that_was_accepted_is_answered_again(full: Bench) ->
             await handler.create(create_workflow(runner.pipeline, "refused"), actor="test")
 
 
+@pytest.mark.hole("H11")
 async def test_h11_what_is_open_goes_on(full: Bench) -> None:
     """Reports, renewals, beats, claims, commands, timers, ownership and parking pass."""
     store, queue = full.store, full.queue()
@@ -130,6 +134,7 @@ async def test_h11_what_is_open_goes_on(full: Bench) -> None:
     await audit(store)
 
 
+@pytest.mark.hole("H11")
 async def test_h11_processes_may_start_in_a_full_store(full: Bench, tmp_path: Path) -> None:
     """A worker and an orchestrator that are restarted join, and bring the open runs to their end."""
     definition = (await full.prepare(line("first", "second"))).pipeline

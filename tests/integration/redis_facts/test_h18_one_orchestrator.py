@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+import pytest
+
 from tailrace.core.events import TaskStarted
 from tailrace.core.testing.builders import diamond, line
 from tests.support.audit import audit, decided_again, record
@@ -22,6 +24,7 @@ async def owners(bench: Bench) -> set[str]:
     return {fact.owner for fact in facts if fact.owner_until > now}
 
 
+@pytest.mark.hole("H18")
 async def test_h18_a_killed_orchestrator_is_replaced(bench: Bench, tmp_path: Path) -> None:
     """The other one stands by meanwhile, and has the partitions within a lease and a look."""
     definition = (await bench.prepare(line("first", "second"))).pipeline
@@ -49,6 +52,7 @@ async def test_h18_a_killed_orchestrator_is_replaced(bench: Bench, tmp_path: Pat
             await bench.wait_status("completed", *runs)
 
 
+@pytest.mark.hole("H18")
 async def test_h18_an_orchestrator_that_stops_hands_over_at_once(bench: Bench) -> None:
     """No lease is waited for."""
     definition = (await bench.prepare(line("only"))).pipeline
@@ -58,6 +62,8 @@ async def test_h18_an_orchestrator_that_stops_hands_over_at_once(bench: Bench) -
         await bench.wait_status("completed", await bench.submit(definition), timeout=2.0)
 
 
+@pytest.mark.failure(19)
+@pytest.mark.hole("H18")
 async def test_h18_reports_are_applied_in_their_order(bench: Bench) -> None:
     """With two orchestrators and several workers every start stands before its end, and nothing is ignored."""
     definition = (await bench.prepare(diamond())).pipeline

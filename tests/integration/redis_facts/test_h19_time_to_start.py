@@ -14,6 +14,7 @@ from tests.support.waiting import pass_server_time
 BACKLOG = 1000
 
 
+@pytest.mark.hole("H19")
 async def test_h19_a_deep_backlog_does_not_time_out(bench: Bench) -> None:
     """A thousand tasks wait for longer than a task may run: none of them fails for that."""
     runner = await bench.prepare(pipeline(stage("only", timeout_seconds=1.0)))
@@ -29,6 +30,8 @@ async def test_h19_a_deep_backlog_does_not_time_out(bench: Bench) -> None:
     assert {state and state.stages["only"].attempt for state in states} == {1}
 
 
+@pytest.mark.failure(22)
+@pytest.mark.hole("H19")
 async def test_h19_the_time_to_start_counts_from_dispatch(bench: Bench) -> None:
     """Where a stage has one, it is kept also with nobody there to start anything."""
     runner = await bench.prepare(pipeline(stage("only", start_timeout_seconds=0.3, retry=RetryPolicy(max_attempts=1))))
@@ -40,6 +43,7 @@ async def test_h19_the_time_to_start_counts_from_dispatch(bench: Bench) -> None:
     assert (state.error.reason, state.error.details["last_reason"]) == ("retry-budget", "start-timeout")
 
 
+@pytest.mark.hole("H19")
 @pytest.mark.parametrize("with_start", [True, False])
 async def test_h19_start_and_end_are_one_append(bench: Bench, with_start: bool) -> None:
     """Found together, or the start missing: both events are written by one script call."""

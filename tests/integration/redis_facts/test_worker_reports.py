@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import pytest
 from msgspec.structs import replace
 
 from tailrace.agents.reporter import Reporter
@@ -64,6 +65,7 @@ async def test_a_long_task_says_that_it_began(bench: Bench) -> None:
         await eventually(lambda: said("started", "completed"), 5.0)
 
 
+@pytest.mark.failure(4)
 async def test_what_a_handler_says_can_not_end_its_worker(bench: Bench) -> None:
     """Text that no log takes is made into text, a number into a number."""
     definition = (await bench.prepare(line("only"))).pipeline
@@ -94,6 +96,7 @@ async def test_a_report_that_can_not_be_encoded_stops_no_other(bench: Bench) -> 
     assert answers[1] is True
 
 
+@pytest.mark.failure(8)
 async def test_a_broken_partition_stops_no_other(bench: Bench) -> None:
     """Its reports wait until its key is mended; those of the other partition leave, and its leases are renewed."""
     definition = (await bench.prepare(line("only"))).pipeline
