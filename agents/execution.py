@@ -6,6 +6,7 @@ Whatever a handler does, it ends as completed, failed or cancelled. Values over 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -42,15 +43,26 @@ async def execute(agent: Agent, task: RunningTask, raw: Mapping[str, Any]) -> Re
     except TailraceError as error:
         failure = Failure(reason=error.code, message=clean(str(error), _MESSAGE_LIMIT), retryable=error.retryable)
         return task.report("failed", error=failure)
+    except asyncio.CancelledError as error:
+        current = asyncio.current_task()
+        if current is None or current.cancelling():
+            raise
+        # Nobody told this task to end: the handler waited for something of its own that was cancelled.
+        task.log.exception("the handler of %s was cancelled by itself", task.task_id)
+        return _raised(task, error)
     except Exception as error:  # whatever a handler raises is the end of its task, by policy
         task.log.exception("the handler of %s raised", task.task_id)
-        failure = Failure(
-            reason="handler-error",
-            message=clean(f"{type(error).__name__}: {error}", _MESSAGE_LIMIT),
-            retryable=True,
-            details={"type": type(error).__name__},
-        )
-        return task.report("failed", error=failure)
+        return _raised(task, error)
+
+
+def _raised(task: RunningTask, error: BaseException) -> Report:
+    failure = Failure(
+        reason="handler-error",
+        message=clean(f"{type(error).__name__}: {error}", _MESSAGE_LIMIT),
+        retryable=True,
+        details={"type": type(error).__name__},
+    )
+    return task.report("failed", error=failure)
 
 
 def _failure(error: TaskError) -> Failure:
