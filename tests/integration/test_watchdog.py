@@ -54,6 +54,23 @@ async def test_no_worker_is_flagged_and_cleared_when_one_comes(world: World) -> 
     assert (await diagnose(world.store, workflow_id)).summary.startswith("completed at ")
 
 
+@pytest.mark.failure(25)
+async def test_workers_that_are_in_no_group(world: World) -> None:
+    """They beat, and their groups are gone: no task will ever come to them."""
+    worker = Worker(world.store)
+    worker.taking = False
+    async with world.orchestrated(), worker.working():
+        workflow_id = await world.start(PATIENT)
+        for partition in range(world.store.partitions):
+            key = world.store.keys.partition(partition).tasks("builder")
+            assert await world.store.client.command("XGROUP", "DESTROY", key, "builder") == 1
+        async with world.watched():
+            await world.until_flagged(workflow_id, "no-worker")
+        found = await diagnose(world.store, workflow_id)
+        assert (found.cause, found.hop, found.healthy) == ("no-worker", "delivery", False)
+        assert "group" in found.summary
+
+
 @pytest.mark.failure(26)
 async def test_workers_that_beat_and_take_nothing_are_hung(world: World) -> None:
     """Their slots are free and the queue stands."""
@@ -153,6 +170,24 @@ async def test_an_entry_that_somebody_deleted(world: World) -> None:
     await world.store.client.command("XDEL", part.tasks("builder"), entry.entry_id)
     async with world.orchestrated(), Worker(world.store).working(), world.watched():
         await world.until_flagged(workflow_id, "not-dispatched")
+
+
+@pytest.mark.failure(11)
+@pytest.mark.failure(12)
+async def test_a_report_that_can_not_be_applied(world: World) -> None:
+    """Its sender did not check it: the task is over, the report is parked, and that is the cause of the stall."""
+    worker = Worker(world.store)
+    worker.taking = False
+    async with world.orchestrated(), worker.working():
+        workflow_id = await world.start(PATIENT)
+        (delivery,) = await worker.queue.take(2, block_seconds=1)
+        bad = builders.completed(delivery.message.task_id, {"text": "a\x00b"})
+        assert await worker.queue.report([(delivery, bad, "")]) == [True]
+        async with world.watched():
+            await world.until_flagged(workflow_id, "report-rejected")
+        found = await diagnose(world.store, workflow_id)
+    assert (found.cause, found.hop, found.healthy) == ("report-rejected", "transition", False)
+    assert found.evidence["parked"] == 1
 
 
 @pytest.mark.failure(3)
