@@ -291,6 +291,23 @@ async def test_h02_a_script_with_something_wrong_writes_nothing(
         assert await dump(bench.store) != before, f"{name} wrote nothing when all was right, and said {reply!r}"
 
 
+@pytest.mark.failure(19)
+@pytest.mark.parametrize("name", sorted(CALLS.keys() - {"append", "create", "bare"}))
+async def test_f19_only_an_append_moves_a_run(name: str, redis_server: EmbeddedRedis, tmp_path: Path) -> None:
+    """Every other script does what it is for, and leaves the log, its head and the runs as they were."""
+    async with Bench.on(redis_server.url, tmp_path, limits=Limits(owner_seconds=60.0)) as bench:
+        scene = await Scene.set(bench)
+        call = await CALLS[name](scene)
+        before = await dump(bench.store)
+        (reply,) = await bench.store.client.calls([call])
+        assert not isinstance(reply, Exception), reply
+        after = await dump(bench.store)
+        changed = {key for key in before.keys() | after.keys() if before.get(key) != after.get(key)}
+        assert changed, f"{name} wrote nothing"
+        history = {scene.part.log.encode(), scene.part.head.encode()}
+        assert not {key for key in changed if key in history or b":wf:" in key}
+
+
 @pytest.mark.hole("H2")
 async def test_h02_one_broken_run_keeps_none_of_its_neighbours(bench: Bench) -> None:
     """In one call nothing is written for any of them; then each is tried alone."""
