@@ -49,9 +49,10 @@ format: env
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-# The reference pages, from the code.
+# The reference pages, from the code; and which tests stand behind docs/failures.md.
 reference: env
 	$(BIN)/python docs/generate.py
+	$(BIN)/python -m tests.support.named
 
 # Parts of it, or a small version: `make bench ARGS="--only throughput,growth --quick"`.
 bench: env
