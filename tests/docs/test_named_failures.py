@@ -18,6 +18,9 @@ UNTESTED = {
     "(a)": "its speed: `make bench` measures it, and no test asserts one",
 }
 
+#: Tests with a number in their name, with the decorators above them.
+NAMED = re.compile(r"((?:^@.*\n(?:^[ )].*\n)*)*)^(?:async )?def test_([fh])(\d\d)_(\w+)", re.MULTILINE)
+
 PAGE = named.PAGE.read_text()
 ROWS = {row.key: row for row in named.rows(PAGE)}
 
@@ -50,6 +53,18 @@ def test_every_test_is_where_its_link_leads() -> None:
     assert len(linked) > 100
     for name, path in linked:
         assert re.search(rf"\bdef {name}\(", (named.PAGE.parent / path).read_text()), f"{path} has no {name}"
+
+
+def test_names_and_marks_agree() -> None:
+    """A test that is called `test_f07_…` or `test_h07_…` bears that mark, among others."""
+    named_tests = 0
+    for path in (named.ROOT / "tests").rglob("test_*.py"):
+        text = path.read_text()
+        for marks, kind, number, name in NAMED.findall(text):
+            mark = f"failure({int(number)})" if kind == "f" else f'hole("H{int(number)}")'
+            assert f"@pytest.mark.{mark}\n" in marks, f"{path.name}: {kind}{number}_{name} is not marked {mark}"
+            named_tests += 1
+    assert named_tests > 80
 
 
 def test_causes_are_those_of_the_diagnosis() -> None:
