@@ -50,6 +50,7 @@ class RunningTask:
         self.idempotency_key = message.task_id
         self.workflow_id = message.workflow_id
         self.attempt = message.attempt
+        self.compensating = message.compensation
         self.deadline_us: int | None = None
         if message.timeout_seconds is not None:
             self.deadline_us = to_us(time.time() + message.timeout_seconds)

@@ -28,11 +28,10 @@ async def execute(agent: Agent, task: RunningTask, raw: Mapping[str, Any]) -> Re
     """Run the task's action; gives the final report. Only cancellation of the task itself is raised."""
     try:
         action = agent.find(task.delivery.message.action)
-        given = {
-            **raw,
-            "input": await _resolved(task, raw["input"]),
-            "stages": {stage: await _resolved(task, output) for stage, output in raw["stages"].items()},
-        }
+        stages = {stage: await _resolved(task, output) for stage, output in raw["stages"].items()}
+        given = {**raw, "input": await _resolved(task, raw["input"]), "stages": stages}
+        if task.compensating:
+            given["output"] = stages.pop(task.delivery.message.stage)
         output = await action(task, given)
         return task.report("completed", output=await _storable(task, output))
     except TaskError as error:

@@ -8,6 +8,11 @@ retried by policy), or is cancelled. Agents never name workflows or stages in wh
 
     @agent.action("greet")
     async def greet(context: TaskContext, input: GreetInput) -> GreetOutput: ...
+
+What an action did is undone by its compensation, when the run does not complete and the stage declares one.
+
+    @agent.compensation("greet")
+    async def take_back(context: TaskContext, input: GreetedInput) -> None: ...
 """
 
 from __future__ import annotations
@@ -21,6 +26,7 @@ import msgspec
 
 from tailrace.core.artifacts import ArtifactRef
 from tailrace.core.errors import InvalidInput, TaskError
+from tailrace.core.workflow.definition import compensating_action
 
 __all__ = ["Action", "Agent", "ArtifactRef", "TaskContext", "TaskError", "TaskInput"]
 
@@ -32,7 +38,8 @@ class TaskInput(msgspec.Struct, frozen=True, kw_only=True):
     """What every task carries. Subclass it to give `input`, `params` and `stages` a type of your own.
 
     `stages` holds the output of each completed stage this one needs, directly or through others, by stage name.
-    `params` are the stage's own settings in the definition; `input` is what the client sent.
+    `params` are the stage's own settings in the definition; `input` is what the client sent. For a compensation, which gets
+    the same as its stage did, `output` is what that gave: what is to be undone.
     """
 
     name: str
@@ -41,6 +48,7 @@ class TaskInput(msgspec.Struct, frozen=True, kw_only=True):
     input: dict[str, Any] = {}
     params: dict[str, Any] = {}
     stages: dict[str, Any] = {}
+    output: Any = None
 
 
 class TaskContext(Protocol):
@@ -60,6 +68,10 @@ class TaskContext(Protocol):
     @property
     def attempt(self) -> int:
         """1 for the first attempt of the stage, counting up, also over a retry."""
+
+    @property
+    def compensating(self) -> bool:
+        """True when the task undoes what its stage did."""
 
     @property
     def deadline_us(self) -> int | None:
@@ -150,6 +162,12 @@ class Agent:
             return action
 
         return register
+
+    def compensation(
+        self, action: str
+    ) -> Callable[[Callable[[TaskContext, InputT], Awaitable[OutputT]]], Action[InputT, OutputT]]:
+        """Register the decorated function as what undoes `action`. It may run more than once, like every action."""
+        return self.action(compensating_action(action))
 
     def find(self, name: str) -> Action[Any, Any]:
         """The action for `name`, or the one called `*`; raises `TaskError` with reason `unknown-action`."""

@@ -1,8 +1,9 @@
 """An agent that does what its run's input says: for tests and trials of everything around agents.
 
 The input holds a script: `{"simulate": {"<stage or action>": [step, …]}}`. Attempt n plays step n, and the last step
-stands for all further attempts; without a script a task succeeds at once. Nothing is left to chance: the same input and
-attempt always behave the same.
+stands for all further attempts; without a script a task succeeds at once. The steps of a compensation stand under
+`compensate-<stage>`; its attempts count on from those of the stage. Nothing is left to chance: the same input and attempt
+always behave the same.
 
     {"simulate": {"validation": [{"do": "fail", "reason": "flaky", "retryable": true}, {"do": "succeed"}]}}
 """
@@ -20,6 +21,7 @@ import msgspec
 from tailrace.agents.sdk import Agent, TaskContext, TaskError, TaskInput
 from tailrace.core.codec import INLINE_LIMIT_BYTES
 from tailrace.core.ids import TaskId
+from tailrace.core.workflow.definition import compensating_action
 
 Behaviour = Literal["succeed", "fail", "slow", "hang", "crash", "ignore-cancel", "bad-report", "block-loop", "progress"]
 BadReport = Literal["nul", "nan", "surrogate", "too-large"]
@@ -57,8 +59,9 @@ def simulated_agent(name: str) -> Agent:
     @agent.action("*")
     async def simulate(context: TaskContext, task: TaskInput) -> dict[str, Any]:
         task_id = TaskId.parse(context.task_id)
-        step = step_for(task, task_id.stage, name, context.attempt)
-        context.log.info("simulating %s, attempt %d: %s", task_id.stage, context.attempt, step.do)
+        stage = compensating_action(task_id.stage) if context.compensating else task_id.stage
+        step = step_for(task, stage, name, context.attempt)
+        context.log.info("simulating %s, attempt %d: %s", stage, context.attempt, step.do)
         done = {"simulated": step.do, "stage": task_id.stage, "attempt": context.attempt}
         await _play(context, step)
         return done | ({"bad": _BAD[step.bad]} if step.do == "bad-report" else {}) | step.output

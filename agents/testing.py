@@ -29,12 +29,14 @@ class LocalContext:
         workflow_id: str = "run-1",
         stage: str = "stage",
         attempt: int = 1,
+        compensating: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.task_id = f"{workflow_id}:{stage}:{attempt}"
         self.idempotency_key = self.task_id
         self.workflow_id = workflow_id
         self.attempt = attempt
+        self.compensating = compensating
         self.deadline_us: int | None = None
         self.cancelled = False
         self.workspace = Workspace(folder / "workspaces", workflow_id)

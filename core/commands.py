@@ -57,8 +57,8 @@ class RetryWorkflow(Command, frozen=True, kw_only=True, omit_defaults=True):
 class Report(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What a worker says about its task.
 
-    `kind` is `started | progressed | completed | failed | cancelled`, or `poison | lost` from the claim script. `output`
-    belongs to completed, `error` to failed and poison, `fraction` and `message` to progressed.
+    `kind` is `started | progressed | completed | failed | cancelled`, or `poison | lost | stopped` from the store itself.
+    `output` belongs to completed, `error` to failed and poison, `fraction` and `message` to progressed.
     """
 
     kind: str
@@ -79,7 +79,7 @@ class ApplyReport(Command, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class FireTimer(Command, frozen=True, kw_only=True, omit_defaults=True):
-    """A timer is due: `kind` is `start | attempt | retry`, set for one attempt of a stage."""
+    """A timer is due: `kind` is `start | attempt | retry`, set for one attempt of a stage, or `grace`, for one round."""
 
     kind: str
     stage: str

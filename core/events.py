@@ -47,7 +47,10 @@ class WorkflowCreated(Event, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class TaskDispatched(Event, frozen=True, kw_only=True, omit_defaults=True):
-    """A task was put into its agent's stream, in the same append. `start_due_at`: by when it has to be started."""
+    """A task was put into its agent's stream, in the same append. `start_due_at`: by when it has to be started.
+
+    `compensation`: it is to undo what the stage did; the stage has completed before.
+    """
 
     task_id: str
     stage: str
@@ -55,6 +58,7 @@ class TaskDispatched(Event, frozen=True, kw_only=True, omit_defaults=True):
     agent: str
     action: str
     start_due_at: int | None = None
+    compensation: bool = False
 
 
 class TaskRedispatched(Event, frozen=True, kw_only=True, omit_defaults=True):
@@ -100,7 +104,11 @@ class TaskProgressed(Event, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class TaskFailed(Event, frozen=True, kw_only=True, omit_defaults=True):
-    """An attempt is over without a result. The next one is dispatched at `retry_at`; None means there is none."""
+    """An attempt is over without a result. The next one is dispatched at `retry_at`; None means there is none.
+
+    `told`: its handler may still be at work, and was told to stop (said of runs with compensation). Until it has, at most
+    until `grace_until`, nothing more is undone.
+    """
 
     task_id: str
     stage: str
@@ -108,20 +116,74 @@ class TaskFailed(Event, frozen=True, kw_only=True, omit_defaults=True):
     error: Failure
     worker: str = ""
     retry_at: int | None = None
+    told: bool = False
+    grace_until: int | None = None
+
+
+class TaskStopped(Event, frozen=True, kw_only=True, omit_defaults=True):
+    """The handler of a task that had been closed works no more: it stopped, it lost its lease, or it never began.
+
+    `completed`: it had done its work before, which is undone like that of a stage that completed; `output` is what it gave.
+    """
+
+    task_id: str
+    stage: str
+    attempt: int
+    worker: str = ""
+    completed: bool = False
+    output: Any = None
 
 
 class StageCompleted(Event, frozen=True, kw_only=True, omit_defaults=True):
-    """The stage has its result: `output` of the task `task_id`."""
+    """The stage has its result: `output` of the task `task_id`. `undoable`: it declares a compensation."""
 
     stage: str
     task_id: str
     attempt: int
     worker: str = ""
     output: Any = None
+    undoable: bool = False
 
 
 class StageFailed(Event, frozen=True, kw_only=True, omit_defaults=True):
     """No attempt of the stage is left in this round."""
+
+    stage: str
+    error: Failure
+
+
+class CompensationStarted(Event, frozen=True, kw_only=True, omit_defaults=True):
+    """The run ends as `outcome`, `failed` or `cancelled`; before that what `stages` did is undone, one by one in this order.
+
+    `error` and `stage` say why it failed, `reason` why it was cancelled. Open tasks were cancelled, and stages without outcome
+    got theirs. Handlers that are told to stop are waited for until `grace_until`; None: there are none.
+    """
+
+    outcome: str
+    stages: tuple[str, ...]
+    error: Failure | None = None
+    stage: str | None = None
+    reason: str = ""
+    grace_until: int | None = None
+
+
+class CancelGraceEnded(Event, frozen=True, kw_only=True, omit_defaults=True):
+    """The handlers of `tasks` have not stopped in time; what comes next does not wait for them any longer."""
+
+    tasks: tuple[str, ...]
+
+
+class StageCompensated(Event, frozen=True, kw_only=True, omit_defaults=True):
+    """What the stage did was undone, by the task `task_id`."""
+
+    stage: str
+    task_id: str
+    attempt: int
+    worker: str = ""
+
+
+class CompensationFailed(Event, frozen=True, kw_only=True, omit_defaults=True):
+    """What the stage did could not be undone, and no attempt is left; the others are undone nevertheless."""
 
     stage: str
     error: Failure
@@ -150,16 +212,24 @@ class WorkflowCompleted(Event, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class WorkflowFailed(Event, frozen=True, kw_only=True, omit_defaults=True):
-    """A stage failed; open tasks were cancelled, stages that had not begun are skipped."""
+    """A stage failed; open tasks were cancelled, stages that had not begun are skipped.
+
+    `not_compensated` are stages whose compensation failed.
+    """
 
     error: Failure
     stage: str | None = None
+    not_compensated: tuple[str, ...] = ()
 
 
 class WorkflowCancelled(Event, frozen=True, kw_only=True, omit_defaults=True):
-    """Somebody cancelled the run; open tasks were cancelled, unfinished stages are cancelled."""
+    """Somebody cancelled the run; open tasks were cancelled, unfinished stages are cancelled.
+
+    `not_compensated` are stages whose compensation failed.
+    """
 
     reason: str = ""
+    not_compensated: tuple[str, ...] = ()
 
 
 class ReportIgnored(Event, frozen=True, kw_only=True, omit_defaults=True):
@@ -197,8 +267,13 @@ EVENTS: Final[dict[str, type[Event]]] = {
         TaskStarted,
         TaskProgressed,
         TaskFailed,
+        TaskStopped,
         StageCompleted,
         StageFailed,
+        CompensationStarted,
+        CancelGraceEnded,
+        StageCompensated,
+        CompensationFailed,
         WorkflowPaused,
         WorkflowResumed,
         WorkflowRetried,

@@ -15,7 +15,7 @@ import msgspec
 
 from tailrace.core.commands import COMMANDS as ENGINE_COMMANDS
 from tailrace.core.events import EVENTS
-from tailrace.core.workflow.definition import Definition, RetryPolicy, StageDefinition
+from tailrace.core.workflow.definition import CompensationDefinition, Definition, RetryPolicy, StageDefinition
 from tailrace.gateway.app import PREFIX
 from tailrace.gateway.routes import (
     agents,
@@ -107,7 +107,7 @@ def _settings() -> Iterator[str]:
     for name, meaning in ENVIRONMENT.items():
         yield f"| `{name}` | {meaning} |"
     yield "\n# Definitions\n\nA TOML file, or the same as JSON.\n"
-    for cls in (Definition, StageDefinition, RetryPolicy):
+    for cls in (Definition, StageDefinition, RetryPolicy, CompensationDefinition):
         yield from _struct(cls)
 
 
@@ -127,7 +127,7 @@ def _struct(cls: type[msgspec.Struct]) -> Iterator[str]:
         yield "| field | type | default |\n|---|---|---|"
     hints = inspect.get_annotations(importlib.import_module(cls.__module__).__dict__[cls.__name__])
     for field in fields:
-        kind = str(hints.get(field.name, field.type)).replace("|", "\\|")
+        kind = str(hints.get(field.name, field.type)).removesuffix(" | UnsetType").replace("|", "\\|")
         required = field.default is msgspec.NODEFAULT and field.default_factory is msgspec.NODEFAULT
         default = "required" if required else _default(field)
         yield f"| `{field.name}` | `{kind}` | {default} |"
@@ -136,7 +136,7 @@ def _struct(cls: type[msgspec.Struct]) -> Iterator[str]:
 
 def _default(field: Any) -> str:
     value = field.default if field.default is not msgspec.NODEFAULT else field.default_factory()
-    return f"`{msgspec.json.encode(value).decode()}`"
+    return "left out" if value is msgspec.UNSET else f"`{msgspec.json.encode(value).decode()}`"
 
 
 if __name__ == "__main__":

@@ -59,7 +59,10 @@ class WorkflowDocument(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StageDocument(msgspec.Struct, frozen=True, kw_only=True):
-    """A stage of a run. `progress` is 0 to 1, within the open attempt."""
+    """A stage of a run. `progress` is 0 to 1, within the open attempt.
+
+    `compensation` says how far what the stage did is undone: `pending`, `running`, `completed` or `failed`; null where it is not.
+    """
 
     stage: str
     status: str
@@ -73,6 +76,7 @@ class StageDocument(msgspec.Struct, frozen=True, kw_only=True):
     retry_at: str | None
     output: Any
     error: ErrorDocument | None
+    compensation: str | None
 
 
 class ArtifactDocument(msgspec.Struct, frozen=True, kw_only=True):
@@ -124,25 +128,26 @@ def stage_outputs(snapshot: Snapshot) -> dict[str, Any]:
 def stage_documents(snapshot: Snapshot) -> list[StageDocument]:
     """The stages of a run, in the order of its definition."""
     outputs = stage_outputs(snapshot)
-    return [_stage(name, stage, outputs.get(name)) for name, stage in snapshot.state.stages.items()]
+    state = snapshot.state
+    return [_stage(name, stage, outputs.get(name), state.compensation_of(name)) for name, stage in state.stages.items()]
 
 
-def _stage(name: str, stage: StageState, output: Any) -> StageDocument:
+def _stage(name: str, stage: StageState, output: Any, compensation: str | None) -> StageDocument:
     task = stage.task
-    done = 1.0 if stage.status == "completed" else 0.0
     return StageDocument(
         stage=name,
         status=stage.status,
         weight=stage.weight,
         attempt=stage.attempt,
         tries=stage.tries,
-        progress=done if task is None else task.fraction,
+        progress=1.0 if stage.status == "completed" else 0.0 if task is None else task.fraction,
         worker=(stage.worker if task is None else task.worker) or None,
         started_at=to_rfc3339(stage.started_at),
         finished_at=to_rfc3339(stage.finished_at),
         retry_at=to_rfc3339(stage.retry_at),
         output=output,
         error=_error(stage.error),
+        compensation=compensation,
     )
 
 

@@ -14,8 +14,10 @@ from msgspec.structs import replace
 
 from tailrace.core.codec import decode_event
 from tailrace.core.events import (
+    CompensationStarted,
     Event,
     Failure,
+    StageCompensated,
     StageCompleted,
     StageFailed,
     TaskDispatched,
@@ -40,7 +42,7 @@ TaskStatus = Literal["dispatched", "running", "completed", "failed", "cancelled"
 
 
 class TaskRow(Row, frozen=True, kw_only=True):
-    """One attempt of a stage. `started_at` is that of the latest delivery."""
+    """One attempt of a stage, or at undoing it. `started_at` is that of the latest delivery."""
 
     workflow_id: str
     task_id: str
@@ -55,6 +57,7 @@ class TaskRow(Row, frozen=True, kw_only=True):
     started_at: int | None = None
     finished_at: int | None = None
     error: Failure | None = None
+    compensation: bool = False
 
 
 OpenTasks: TypeAlias = dict[str, TaskRow]
@@ -159,6 +162,7 @@ def _dispatched(open_tasks: OpenTasks, event: TaskDispatched, at: int, state: Wo
             attempt=event.attempt,
             agent=event.agent,
             dispatched_at=at,
+            compensation=event.compensation,
         ),
     )
 
@@ -187,7 +191,9 @@ def _failed(open_tasks: OpenTasks, event: TaskFailed, at: int, state: WorkflowSt
     return (replace(task, status="failed", worker=event.worker or task.worker, finished_at=at, error=event.error),)
 
 
-def _completed(open_tasks: OpenTasks, event: StageCompleted, at: int, state: WorkflowState) -> Changes:
+def _completed(
+    open_tasks: OpenTasks, event: StageCompleted | StageCompensated, at: int, state: WorkflowState
+) -> Changes:
     task = open_tasks[event.stage]
     return (replace(task, status="completed", worker=event.worker or task.worker, finished_at=at, progress=1.0),)
 
@@ -211,6 +217,8 @@ _TASKS: Final[dict[type[Event], Callable[[OpenTasks, Any, int, WorkflowState], C
     TaskFailed: _failed,
     StageCompleted: _completed,
     StageFailed: _closed,
+    CompensationStarted: _closed,
+    StageCompensated: _completed,
     WorkflowCompleted: _closed,
     WorkflowFailed: _closed,
     WorkflowCancelled: _closed,

@@ -72,7 +72,7 @@ class WorkflowPage(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StageRow(msgspec.Struct, frozen=True, kw_only=True):
-    """A stage of a run. `progress` is 0 to 1, within the open attempt."""
+    """A stage of a run. `progress` is 0 to 1, within the open attempt. `compensation`: how far its undoing is, else null."""
 
     stage: str
     status: str
@@ -86,10 +86,11 @@ class StageRow(msgspec.Struct, frozen=True, kw_only=True):
     retry_at: str | None
     output: Any
     error: ErrorRow | None
+    compensation: str | None
 
 
 class TaskRow(msgspec.Struct, frozen=True, kw_only=True):
-    """One attempt of a stage. `started_at` is when its latest delivery began."""
+    """One attempt of a stage, or at undoing it (`compensation`). `started_at` is when its latest delivery began."""
 
     task_id: str
     workflow_id: str
@@ -104,6 +105,7 @@ class TaskRow(msgspec.Struct, frozen=True, kw_only=True):
     started_at: str | None
     finished_at: str | None
     error: ErrorRow | None
+    compensation: bool
 
 
 class StallRow(msgspec.Struct, frozen=True, kw_only=True):

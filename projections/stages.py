@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any, ClassVar, Final
 
 from tailrace.core.events import Failure
-from tailrace.core.workflow.state import StageState
+from tailrace.core.workflow.state import StageState, StageStatus, WorkflowState
 from tailrace.projections.batch import Batch
 from tailrace.projections.fold import Run
 from tailrace.projections.session import Session
@@ -36,6 +36,7 @@ class _Stage(Row, frozen=True, kw_only=True):
     output_attempt: int | None
     output: Any
     error: Failure | None
+    compensation: str | None
 
 
 class Stages:
@@ -58,12 +59,20 @@ def _rows(run: Run) -> Iterator[_Stage]:
     if run.state is None:
         return
     before = {} if run.before is None else run.before.stages
+    undone, undone_before = _undone(run.state), _undone(run.before)
     for ordinal, (name, stage) in enumerate(run.state.stages.items()):
-        if before.get(name) is not stage:
-            yield _row(run, ordinal, name, stage)
+        if before.get(name) is not stage or undone.get(name) != undone_before.get(name):
+            yield _row(run, ordinal, name, stage, undone.get(name))
 
 
-def _row(run: Run, ordinal: int, name: str, stage: StageState) -> _Stage:
+def _undone(state: WorkflowState | None) -> dict[str, StageStatus]:
+    """How far the undoing of stages is, where there is any."""
+    if state is None or state.compensation is None:
+        return {}
+    return {name: status for name in state.stages if (status := state.compensation_of(name)) is not None}
+
+
+def _row(run: Run, ordinal: int, name: str, stage: StageState, compensation: str | None) -> _Stage:
     task, given = stage.task, stage.output_attempt
     return _Stage(
         workflow_id=run.workflow_id,
@@ -81,4 +90,5 @@ def _row(run: Run, ordinal: int, name: str, stage: StageState) -> _Stage:
         output_attempt=given,
         output=None if given is None else run.outputs.get((name, given)),
         error=stage.error,
+        compensation=compensation,
     )

@@ -10,11 +10,12 @@ from collections.abc import Collection, Iterator, Sequence
 from typing import Final
 
 from tailrace.core.codec import encode
-from tailrace.core.events import StageCompleted, TaskDispatched, TaskRedispatched, WorkflowCreated
+from tailrace.core.events import TaskDispatched, TaskRedispatched, WorkflowCreated
 from tailrace.core.ids import TaskId, child_traceparent, span_id, trace_id_of
 from tailrace.core.store.port import Append, Closing, Dispatch, NewRecord, Ownership, TaskMessage, TimerRef
 from tailrace.core.workflow.definition import Pipeline
-from tailrace.core.workflow.history import DecidedEvent, output_key
+from tailrace.core.workflow.dispatching import work_of
+from tailrace.core.workflow.history import DecidedEvent, given_output
 from tailrace.core.workflow.policy import expectation, timers
 from tailrace.core.workflow.state import WorkflowState
 
@@ -51,20 +52,14 @@ def plan(
         ],
         state=after if decided or rehydrate else None,
         created=next((encode(item.event) for item in decided if isinstance(item.event, WorkflowCreated)), None),
-        outputs={
-            output_key(item.event.stage, item.event.attempt): encode(item.event.output)
-            for item in decided
-            if isinstance(item.event, StageCompleted)
-        },
+        outputs={key: output for item in decided for key, output in given_output(item.event).items()},
         dispatches=[
             _dispatch(pipeline, after, item.event)
             for item in decided
             if isinstance(item.event, TaskDispatched | TaskRedispatched)
             and (item.event.stage, item.event.attempt) in open_after
         ],
-        closings=[
-            _closing(pipeline, after, stage, attempt, reported) for stage, attempt in sorted(open_before - open_after)
-        ],
+        closings=[_closing(pipeline, before, after, place, reported) for place in sorted(open_before - open_after)],
         timers_set={name: due for name, due in new.items() if old.get(name) != due},
         timers_cleared=[name for name in old if name not in new],
         expect_at=expectation(pipeline, after),
@@ -87,14 +82,28 @@ def _open_tasks(state: WorkflowState | None) -> Iterator[tuple[str, int]]:
                 yield name, stage.task.attempt
 
 
-def _closing(pipeline: Pipeline, state: WorkflowState, stage: str, attempt: int, reported: Collection[str]) -> Closing:
-    task_id = str(TaskId(workflow_id=state.workflow_id, stage=stage, attempt=attempt))
-    agent = pipeline.stages[stage].agent
-    return Closing(task_id=task_id, agent=agent, urgent=is_urgent(state), reported=task_id in reported)
+def _closing(
+    pipeline: Pipeline,
+    before: WorkflowState | None,
+    after: WorkflowState,
+    place: tuple[str, int],
+    reported: Collection[str],
+) -> Closing:
+    assert before is not None
+    stage, attempt = place
+    task_id = str(TaskId(workflow_id=after.workflow_id, stage=stage, attempt=attempt))
+    told = () if after.compensation is None else after.compensation.told
+    return Closing(
+        task_id=task_id,
+        agent=work_of(pipeline, before, stage).agent,
+        urgent=is_urgent(after),
+        reported=task_id in reported,
+        awaited=any((task.stage, task.attempt) == place for task in told),
+    )
 
 
 def _dispatch(pipeline: Pipeline, state: WorkflowState, event: TaskDispatched | TaskRedispatched) -> Dispatch:
-    stage = pipeline.stages[event.stage]
+    stage = work_of(pipeline, state, event.stage)
     trace = trace_id_of(state.traceparent)
     # The span of the sending is encoded from the log later; its id is derived, so the task can name it as parent now.
     parent = child_traceparent(state.traceparent, span_id(trace, "send", event.task_id)) if trace else ""
@@ -108,10 +117,16 @@ def _dispatch(pipeline: Pipeline, state: WorkflowState, event: TaskDispatched | 
         timeout_seconds=stage.timeout_seconds,
         params=stage.params,
         round=state.round,
-        inputs=tuple(
-            (name, output)
-            for name in pipeline.ancestors[event.stage]
-            if (output := state.stages[name].output_attempt) is not None
-        ),
+        inputs=tuple(_inputs(pipeline, state, event.stage)),
+        compensation=event.stage == state.undoing,
     )
     return Dispatch(message=message, urgent=is_urgent(state), traceparent=parent)
+
+
+def _inputs(pipeline: Pipeline, state: WorkflowState, stage: str) -> Iterator[tuple[str, int]]:
+    """The outputs that a task may read: those of the stages before it, and what a compensation has to undo."""
+    for name in pipeline.ancestors[stage]:
+        if (attempt := state.stages[name].output_attempt) is not None:
+            yield name, attempt
+    if stage == state.undoing and state.compensation is not None:
+        yield from (place for place in state.compensation.done if place[0] == stage)

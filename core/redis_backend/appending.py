@@ -17,6 +17,7 @@ from tailrace.core.redis_backend.exchange import Argument
 from tailrace.core.redis_backend.keys import PartitionKeys
 from tailrace.core.redis_backend.together import Places, deal
 from tailrace.core.store.port import Append, Appended
+from tailrace.core.workflow.state import encode_state
 
 
 def together(appends: Sequence[Append], partitions: int) -> list[Places]:
@@ -81,7 +82,7 @@ def _add_arguments(args: list[Argument], append: Append, streams: dict[tuple[str
     args += (
         "rehydrate" if append.rehydrate else "create" if append.expected_version == 0 else "append",
         append.expected_version,
-        b"" if append.state is None else encode(append.state),
+        b"" if append.state is None else encode_state(append.state),
         append.created or b"",
         "" if append.expect_at is None else append.expect_at,
         append.workflow_id,
@@ -107,7 +108,7 @@ def _add_arguments(args: list[Argument], append: Append, streams: dict[tuple[str
     args.append(len(append.closings))
     for closing in append.closings:
         index = streams.setdefault((closing.agent, closing.urgent), len(streams) + 1)
-        args += (closing.task_id, index, closing.agent, "1" if closing.reported else "0")
+        args += (closing.task_id, index, closing.agent, "1" if closing.reported else "2" if closing.awaited else "0")
     args.append(len(append.dispatches))
     for dispatch in append.dispatches:
         message = dispatch.message

@@ -39,7 +39,10 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TaskMessage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What is in an agent's task stream. `inputs` names the outputs the task may read, as (stage, attempt)."""
+    """What is in an agent's task stream. `inputs` names the outputs the task may read, as (stage, attempt).
+
+    `compensation`: the task undoes what its stage did, whose own output is then among the inputs.
+    """
 
     task_id: str
     workflow_id: str
@@ -53,6 +56,7 @@ class TaskMessage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     params: dict[str, Any] = {}
     inputs: tuple[tuple[str, int], ...] = ()
     round: int = 1
+    compensation: bool = False
 
 
 class Dispatch(msgspec.Struct, frozen=True, kw_only=True):
@@ -91,13 +95,15 @@ class Closing(msgspec.Struct, frozen=True, kw_only=True):
     """An open task that ends with an append.
 
     Closed by its own report (`reported`) its entry is gone already. Otherwise a queued entry is removed, and a delivered one
-    stays, marked, so that its worker is told to cancel.
+    stays, marked, so that its worker is told to cancel. When one that is `awaited` is removed without a report of its worker,
+    now or after its lease, the store itself reports `stopped`.
     """
 
     task_id: str
     agent: str
     urgent: bool
     reported: bool
+    awaited: bool = False
 
 
 class Append(msgspec.Struct, frozen=True, kw_only=True):

@@ -6,10 +6,19 @@ from collections.abc import Sequence
 from itertools import count
 from typing import Any, Final
 
+from msgspec import UNSET, UnsetType
+
 from tailrace.core.commands import CreateWorkflow, Report
 from tailrace.core.events import Failure
 from tailrace.core.partitioning import partition_of
-from tailrace.core.workflow.definition import Definition, Pipeline, RetryPolicy, StageDefinition, validate
+from tailrace.core.workflow.definition import (
+    CompensationDefinition,
+    Definition,
+    Pipeline,
+    RetryPolicy,
+    StageDefinition,
+    validate,
+)
 
 #: A valid, sampled W3C traceparent.
 TRACEPARENT: Final = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -28,6 +37,7 @@ def stage(
     weight: int = 1,
     retry: RetryPolicy = THREE_ATTEMPTS,
     params: dict[str, Any] | None = None,
+    compensate: CompensationDefinition | UnsetType = UNSET,
 ) -> StageDefinition:
     """A stage called `name` that needs `needs`."""
     return StageDefinition(
@@ -40,12 +50,21 @@ def stage(
         expect_start_seconds=expect_start_seconds,
         retry=retry,
         params=params or {},
+        compensate=compensate,
     )
 
 
-def pipeline(*stages: StageDefinition, name: str = "pipeline") -> Pipeline:
+def undone(name: str, *needs: str, agent: str = "agent", undo: str = "", **fields: Any) -> StageDefinition:
+    """A stage whose work is undone by the agent `undo` (by default its own) when the run does not complete."""
+    compensate = CompensationDefinition(agent=undo or agent, retry=THREE_ATTEMPTS)
+    return stage(name, *needs, agent=agent, compensate=compensate, **fields)
+
+
+def pipeline(
+    *stages: StageDefinition, name: str = "pipeline", cancel_grace_seconds: float | UnsetType = UNSET
+) -> Pipeline:
     """A validated definition of these stages, made ready for deciding."""
-    definition = Definition(name=name, stages=stages)
+    definition = Definition(name=name, stages=stages, cancel_grace_seconds=cancel_grace_seconds)
     validate(definition)
     return Pipeline(definition)
 
@@ -118,6 +137,11 @@ def cancelled(task_id: str, *, worker: str = "w1", delivery: int = 1) -> Report:
 def poison(task_id: str, *, worker: str = "w1", delivery: int = 5) -> Report:
     """The store gave a task up: it was delivered too often."""
     return Report(kind="poison", task_id=task_id, worker=worker, delivery=delivery)
+
+
+def stopped(task_id: str) -> Report:
+    """The store found that nobody works on a closed task."""
+    return Report(kind="stopped", task_id=task_id)
 
 
 def lost(task_id: str, *, worker: str = "w1", delivery: int = 1) -> Report:

@@ -128,11 +128,12 @@ class History:
         """A worker has no result for the stage."""
         return self.report(builders.failed(self.task_id(stage), **fields))
 
-    def fire(self, kind: str, stage: str) -> list[Event]:
+    def fire(self, kind: str, stage: str = "") -> list[Event]:
         """Turn the clock to a running timer's due time, if it is not there yet, and fire it."""
         due_at = self.timers[kind, stage]
+        attempt = self.state.round if kind == "grace" else self.stages[stage].attempt
         self.now = max(self.now, due_at)
-        return self.do(FireTimer(kind=kind, stage=stage, attempt=self.stages[stage].attempt, due_at=due_at))
+        return self.do(FireTimer(kind=kind, stage=stage, attempt=attempt, due_at=due_at))
 
     def folded(self) -> Snapshot:
         """The snapshot that the records alone give."""

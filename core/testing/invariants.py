@@ -14,6 +14,8 @@ from tailrace.core.codec import decode_command, encode_event
 from tailrace.core.commands import CreateWorkflow, FireTimer
 from tailrace.core.events import (
     TERMINAL,
+    CompensationStarted,
+    StageCompensated,
     StageCompleted,
     StageFailed,
     TaskDispatched,
@@ -25,6 +27,7 @@ from tailrace.core.events import (
     WorkflowRetried,
 )
 from tailrace.core.ids import TaskId
+from tailrace.core.testing.undoing import check_compensation
 from tailrace.core.workflow.definition import Pipeline
 from tailrace.core.workflow.history import Record, apply, step
 from tailrace.core.workflow.policy import NEVER_US, expectation, timers
@@ -35,7 +38,10 @@ ENDED: Final = frozenset({"completed", "failed", "skipped", "cancelled"})
 
 
 def check_next_step(pipeline: Pipeline, state: WorkflowState, expect_at: int | None) -> None:
-    """An open run waits for a task, a planned attempt or a person, and has a time when to ask; an ended one has none."""
+    """An open run waits for a task, a planned attempt, handlers that stop or a person, and has a time when to ask.
+
+    An ended one has none of these.
+    """
     assert expect_at == expectation(pipeline, state), "the expectation is not the one that follows from the state"
     open_stages = [name for name, stage in state.stages.items() if stage.task is not None]
     if state.terminal:
@@ -45,7 +51,8 @@ def check_next_step(pipeline: Pipeline, state: WorkflowState, expect_at: int | N
         return
     assert expect_at is not None, "nothing is expected of an open run"
     assert expect_at == NEVER_US or expect_at > state.created_at, "an open run has no next step"
-    waits = any(stage.retry_at is not None for stage in state.stages.values())
+    stopping = state.compensation is not None and any(told.awaited for told in state.compensation.told)
+    waits = stopping or any(stage.retry_at is not None for stage in state.stages.values())
     assert open_stages or waits or state.status == "paused", "an open run has no next step"
     if state.status == "paused":
         assert (expect_at, timers(state)) == (NEVER_US, {}), "clocks run in a pause"
@@ -74,11 +81,11 @@ def check_tasks(records: Sequence[Record]) -> set[str]:
                 open_tasks[event.stage] = event.task_id
             case TaskStarted() | TaskRedispatched():
                 assert open_tasks.get(event.stage) == event.task_id, f"{event.task_id} is not open"
-            case TaskFailed() | StageCompleted():
+            case TaskFailed() | StageCompleted() | StageCompensated():
                 assert open_tasks.pop(event.stage, None) == event.task_id, f"{event.task_id} is not open"
                 assert event.task_id not in closed, f"{event.task_id} is closed twice"
                 closed.add(event.task_id)
-            case _ if type(event).__name__ in TERMINAL:
+            case _ if type(event).__name__ in TERMINAL or isinstance(event, CompensationStarted):
                 open_tasks.clear()
             case _:
                 pass
@@ -137,17 +144,21 @@ def check_outcomes(records: Sequence[Record], state: WorkflowState) -> None:
     else:
         assert statuses != {"completed"}, "an open run has nothing left to do"
         assert state.completed_at is None, "an open run has an end"
-    assert ("failed" in statuses) == (state.status == "failed"), f"{state.status} with {statuses}"
+    ends_as = state.status if state.ending is None else state.ending.outcome
+    assert ("failed" in statuses) == (ends_as == "failed"), f"{ends_as} with {statuses}"
 
 
 def check_clocks(pipeline: Pipeline, records: Sequence[Record]) -> None:
     """No attempt times out before its time, and time in a pause does not count."""
     since: dict[str, int] = {}
+    undoing: dict[str, bool] = {}
     paused_at: int | None = None
     for record in records:
         match event := record.event:
             case TaskDispatched() | TaskRedispatched() | TaskStarted():
                 since[event.stage] = record.at
+                if isinstance(event, TaskDispatched):
+                    undoing[event.stage] = event.compensation
             case WorkflowPaused():
                 paused_at = record.at
             case WorkflowResumed() if paused_at is not None:
@@ -156,10 +167,12 @@ def check_clocks(pipeline: Pipeline, records: Sequence[Record]) -> None:
                 paused_at = None
             case WorkflowRetried():
                 paused_at = None
+            case CompensationStarted(outcome="cancelled"):
+                paused_at = None
             case TaskFailed() if record.command is not None and record.command.type == "FireTimer":
                 timer = decode_command(record.command)
                 assert isinstance(timer, FireTimer)
-                stage = pipeline.stages[event.stage]
+                stage = (pipeline.compensations if undoing[event.stage] else pipeline.stages)[event.stage]
                 limit = stage.timeout_seconds if timer.kind == "attempt" else stage.start_timeout_seconds
                 assert limit is not None, f"{event.task_id} has no limit that it could be over"
                 assert timer.due_at - since[event.stage] >= to_us(limit), f"{event.task_id} times out before its time"
@@ -205,4 +218,5 @@ def check_history(pipeline: Pipeline, records: Sequence[Record], data: Sequence[
     check_rounds(records)
     check_outcomes(records, state)
     check_clocks(pipeline, records)
+    check_compensation(pipeline, records)
     check_reproduced(pipeline, records, data, state.traceparent)

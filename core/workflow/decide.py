@@ -24,10 +24,14 @@ from tailrace.core.commands import (
 )
 from tailrace.core.errors import CommandRefused, InvalidInput, Undecodable
 from tailrace.core.events import (
+    CancelGraceEnded,
+    CompensationFailed,
+    CompensationStarted,
     Event,
     Failure,
     PlannedStage,
     ReportIgnored,
+    StageCompensated,
     StageCompleted,
     StageFailed,
     StallCleared,
@@ -40,17 +44,18 @@ from tailrace.core.events import (
     WorkflowCancelled,
     WorkflowCompleted,
     WorkflowCreated,
-    WorkflowFailed,
     WorkflowPaused,
     WorkflowResumed,
     WorkflowRetried,
     WorkflowStalled,
 )
 from tailrace.core.ids import TaskId
+from tailrace.core.workflow.compensation import end, end_grace, grace_until, late, undo
 from tailrace.core.workflow.definition import Pipeline
+from tailrace.core.workflow.dispatching import dispatch, dispatch_again, fold, work_of
 from tailrace.core.workflow.evolve import create, evolve
 from tailrace.core.workflow.policy import retry_delay_us
-from tailrace.core.workflow.state import OpenTask, StageState, WorkflowState
+from tailrace.core.workflow.state import Ending, OpenTask, StageState, WorkflowState
 
 #: Events that show that a run moves; after one of them a standing stall is cleared.
 _PROGRESS: Final = (
@@ -59,6 +64,10 @@ _PROGRESS: Final = (
     TaskStarted,
     TaskFailed,
     StageCompleted,
+    CompensationStarted,
+    CancelGraceEnded,
+    StageCompensated,
+    CompensationFailed,
     WorkflowPaused,
     WorkflowResumed,
     WorkflowRetried,
@@ -87,9 +96,9 @@ def allowed_commands(state: WorkflowState) -> tuple[str, ...]:
     """What a person may ask of a run in this state."""
     match state.status:
         case "initiated" | "running":
-            return ("cancel", "pause")
+            return ("pause",) if state.ending is not None else ("cancel", "pause")
         case "paused":
-            return ("cancel", "resume")
+            return ("resume",) if state.ending is not None else ("cancel", "resume")
         case "completed" | "failed" | "cancelled":
             return ("retry",)
         case _:
@@ -104,7 +113,7 @@ def _decide(pipeline: Pipeline, state: WorkflowState, command: Command, now: int
             return _fire_timer(pipeline, state, command, now)
         case CancelWorkflow(reason=reason):
             _require(state, "cancel")
-            return [WorkflowCancelled(reason=reason)]
+            return end(pipeline, state, Ending(outcome="cancelled", reason=reason), now)
         case PauseWorkflow(reason=reason):
             _require(state, "pause")
             return [WorkflowPaused(reason=reason)]
@@ -125,7 +134,10 @@ def _decide(pipeline: Pipeline, state: WorkflowState, command: Command, now: int
 def _require(state: WorkflowState, command: str) -> None:
     allowed = allowed_commands(state)
     if command not in allowed:
-        raise CommandRefused(command, state.status, allowed)
+        detail = ""
+        if state.ending is not None:
+            detail = f"it is ending as {state.ending.outcome}; before that, what its stages did is undone"
+        raise CommandRefused(command, state.status, allowed, detail)
 
 
 def _create(pipeline: Pipeline, command: CreateWorkflow, now: int) -> list[Event]:
@@ -148,6 +160,8 @@ def _advance(pipeline: Pipeline, state: WorkflowState, now: int) -> list[Event]:
     """Dispatch every stage whose needs are met, and what was lost in a pause; end the run when all stages completed."""
     if state.terminal:
         return []
+    if state.ending is not None:
+        return undo(pipeline, state, now)
     if all(stage.status == "completed" for stage in state.stages.values()):
         return [WorkflowCompleted()]
     if state.status == "paused":
@@ -160,31 +174,16 @@ def _advance(pipeline: Pipeline, state: WorkflowState, now: int) -> list[Event]:
         ) or (
             stage.status == "running" and stage.task is None and stage.retry_at is not None and stage.retry_at <= now
         ):
-            events.append(_dispatch(pipeline, state, name, now))
+            events.append(dispatch(pipeline, state, name, now))
         elif stage.task is not None and stage.task.lost:
-            events.append(_dispatch_again(pipeline, state, name, stage.task, stage.task.lost, now))
+            events.append(dispatch_again(pipeline, state, name, stage.task, stage.task.lost, now))
     return events
-
-
-def _dispatch(pipeline: Pipeline, state: WorkflowState, name: str, now: int) -> TaskDispatched:
-    stage = pipeline.stages[name]
-    attempt = state.stages[name].attempt + 1
-    return TaskDispatched(
-        task_id=str(TaskId(workflow_id=state.workflow_id, stage=name, attempt=attempt)),
-        stage=name,
-        attempt=attempt,
-        agent=stage.agent,
-        action=stage.action or name,
-        start_due_at=None if stage.start_timeout_seconds is None else now + to_us(stage.start_timeout_seconds),
-    )
 
 
 def _apply_report(pipeline: Pipeline, state: WorkflowState, report: Report, now: int) -> list[Event]:
     found = _open_task(state, report.task_id)
     if isinstance(found, str):
-        if report.kind in {"started", "progressed", "cancelled", "lost"}:
-            return []
-        return [ReportIgnored(task_id=report.task_id, report=report.kind, reason=found, worker=report.worker)]
+        return late(pipeline, state, report, found, now)
     name, _, task = found
     if report.kind == "lost":
         return _redispatch(pipeline, state, report.task_id, "entry-gone", now)
@@ -203,13 +202,11 @@ def _apply_report(pipeline: Pipeline, state: WorkflowState, report: Report, now:
                 ),
             ]
         case "completed":
-            completed = StageCompleted(
-                stage=name, task_id=report.task_id, attempt=task.attempt, worker=report.worker, output=report.output
-            )
-            after = _fold(state, [*events, completed], now)
+            completed = _completed(pipeline, state, name, task, report)
+            after = fold(state, [*events, completed], now)
             return [*events, completed, *_advance(pipeline, after, now)]
         case "failed" | "poison" | "cancelled":
-            after = _fold(state, events, now)
+            after = fold(state, events, now)
             error = report.error or Failure(
                 reason="cancelled-by-worker" if report.kind == "cancelled" else report.kind,
                 message=report.message,
@@ -248,7 +245,7 @@ def _is_news_of_start(task: OpenTask, report: Report) -> bool:
 def _start(
     pipeline: Pipeline, state: WorkflowState, name: str, task: OpenTask, report: Report, now: int
 ) -> TaskStarted:
-    timeout = pipeline.stages[name].timeout_seconds
+    timeout = work_of(pipeline, state, name).timeout_seconds
     # While the run is paused its clocks stand still, so the limit counts from the pause and moves on when it ends.
     base = now if state.paused_at is None else state.paused_at
     return TaskStarted(
@@ -262,77 +259,116 @@ def _start(
     )
 
 
-def _fail(pipeline: Pipeline, state: WorkflowState, name: str, error: Failure, *, worker: str, now: int) -> list[Event]:
-    """An attempt failed: wait for the next one, or fail the stage and with it the run."""
+def _completed(
+    pipeline: Pipeline, state: WorkflowState, name: str, task: OpenTask, report: Report
+) -> StageCompleted | StageCompensated:
+    if name == state.undoing:
+        return StageCompensated(stage=name, task_id=report.task_id, attempt=task.attempt, worker=report.worker)
+    return StageCompleted(
+        stage=name,
+        task_id=report.task_id,
+        attempt=task.attempt,
+        worker=report.worker,
+        output=report.output,
+        undoable=name in pipeline.compensations,
+    )
+
+
+def _fail(
+    pipeline: Pipeline, state: WorkflowState, name: str, error: Failure, *, worker: str, now: int, told: bool = False
+) -> list[Event]:
+    """An attempt failed: wait for the next one, or fail the stage and with it the run.
+
+    `told`: its handler may still be at work. Only compensation waits for that: elsewhere it is not worth a word.
+    """
     stage = state.stages[name]
     assert stage.task is not None
-    task_id = str(TaskId(workflow_id=state.workflow_id, stage=name, attempt=stage.task.attempt))
-    policy = pipeline.stages[name].retry
+    attempt = stage.task.attempt
+    undoing = name == state.undoing
+    task_id = str(TaskId(workflow_id=state.workflow_id, stage=name, attempt=attempt))
+    policy = work_of(pipeline, state, name).retry
+    tries = state.compensation.tries if undoing and state.compensation is not None else stage.tries
     retry_at = None
-    if error.retryable and stage.tries < policy.max_attempts:
+    if error.retryable and tries < policy.max_attempts:
         base = now if state.paused_at is None else state.paused_at
-        retry_at = base + retry_delay_us(policy, stage.tries, task_id)
+        retry_at = base + retry_delay_us(policy, tries, task_id)
     failed = TaskFailed(
-        task_id=task_id, stage=name, attempt=stage.task.attempt, error=error, worker=worker, retry_at=retry_at
+        task_id=task_id,
+        stage=name,
+        attempt=attempt,
+        error=error,
+        worker=worker,
+        retry_at=retry_at,
+        told=told and bool(pipeline.compensations),
+        grace_until=grace_until(pipeline, state, now) if told and undoing else None,
     )
     if retry_at is not None:
         return [failed]
     final = error
     if error.retryable:
+        what = f"compensation of stage {name!r}" if undoing else f"stage {name!r}"
         final = Failure(
             reason="retry-budget",
-            message=f"stage {name!r} failed {stage.tries} of {policy.max_attempts} attempts; the last: {error.message}",
-            details={"attempts": stage.tries, "last_reason": error.reason, "last_details": error.details},
+            message=f"{what} failed {tries} of {policy.max_attempts} attempts; the last: {error.message}",
+            details={"attempts": tries, "last_reason": error.reason, "last_details": error.details},
         )
-    events: list[Event] = [failed, StageFailed(stage=name, error=final)]
-    if final.reason in {"retry-budget", "poison"}:
-        events.append(
-            WorkflowStalled(
-                cause=final.reason,
-                hop="worker",
-                summary=final.message,
-                suggestion=f"tailrace retry {state.workflow_id} --from-stage {name}",
-                evidence={"task_id": task_id, "attempts": stage.tries, "last_reason": error.reason},
-            )
-        )
-    return [*events, WorkflowFailed(error=final, stage=name)]
+    events: list[Event]
+    if undoing:
+        events = [failed, CompensationFailed(stage=name, error=final)]
+        return [*events, *undo(pipeline, fold(state, events, now), now)]
+    events = [failed, StageFailed(stage=name, error=final)]
+    ending = Ending(outcome="failed", error=final, stage=name, attempt=attempt)
+    return [*events, *end(pipeline, fold(state, events, now), ending, now)]
 
 
 def _fire_timer(pipeline: Pipeline, state: WorkflowState, timer: FireTimer, now: int) -> list[Event]:
     """A timer that was cleared, moved or belongs to another attempt means nothing."""
     # The store found it due, and it leaves with this decision: a clock that was set back since then must not drop it.
     now = max(now, timer.due_at)
+    if state.terminal or state.status == "paused":
+        return []
+    if timer.kind == "grace":
+        return end_grace(pipeline, state, timer, now)
     stage = state.stages.get(timer.stage)
-    if stage is None or state.terminal or state.status == "paused":
+    if stage is None:
         return []
     task = stage.task
     if timer.kind == "retry":
-        due = task is None and stage.retry_at is not None and stage.retry_at <= now
-        return [_dispatch(pipeline, state, timer.stage, now)] if due and stage.attempt == timer.attempt else []
+        if task is not None or stage.retry_at is None or stage.retry_at > now or stage.attempt != timer.attempt:
+            return []
+        return undo(pipeline, state, now) if state.ending else [dispatch(pipeline, state, timer.stage, now)]
     if task is None or task.attempt != timer.attempt:
         return []
-    limits = pipeline.stages[timer.stage]
+    return _time_out(pipeline, state, timer, task, now)
+
+
+def _time_out(pipeline: Pipeline, state: WorkflowState, timer: FireTimer, task: OpenTask, now: int) -> list[Event]:
+    """The time of an open task is over: to be started, or to end."""
+    limits = work_of(pipeline, state, timer.stage)
     if timer.kind == "start" and task.started_at is None and task.start_due_at is not None:
         if task.start_due_at > now:
             return []
         seconds = limits.start_timeout_seconds
         error = Failure(reason="start-timeout", message=f"not started within {seconds} s", retryable=True)
-        return _fail(pipeline, state, timer.stage, error, worker="", now=now)
+        return _fail(pipeline, state, timer.stage, error, worker="", now=now, told=True)
     if timer.kind == "attempt" and task.due_at is not None and task.due_at <= now:
         error = Failure(
             reason="attempt-timeout", message=f"not finished within {limits.timeout_seconds} s", retryable=True
         )
-        return _fail(pipeline, state, timer.stage, error, worker=task.worker, now=now)
+        return _fail(pipeline, state, timer.stage, error, worker=task.worker, now=now, told=True)
     return []
 
 
 def _retry(pipeline: Pipeline, state: WorkflowState, from_stage: str | None, now: int) -> list[Event]:
     _require(state, "retry")
     reset = {name for name, stage in state.stages.items() if stage.status != "completed"}
+    # What needs a stage that was undone was made from what is not there any more.
+    again = [] if state.compensation is None else list(state.compensation.compensated)
     if from_stage is not None:
         if from_stage not in state.stages:
             raise InvalidInput(f"there is no stage {from_stage!r}; stages are: {', '.join(state.stages)}")
-        reset |= {from_stage, *pipeline.descendants[from_stage]}
+        again.append(from_stage)
+    reset = reset.union(again, *(pipeline.descendants[name] for name in again))
     if not reset:
         detail = "every stage completed, so a retry needs from_stage: the stage to run again from"
         raise CommandRefused("retry", state.status, allowed_commands(state), detail)
@@ -362,27 +398,7 @@ def _redispatch(pipeline: Pipeline, state: WorkflowState, task_id: str, reason: 
         return []
     name, _, task = found
     if state.status != "paused":
-        return [_dispatch_again(pipeline, state, name, task, reason, now)]
+        return [dispatch_again(pipeline, state, name, task, reason, now)]
     if task.lost:
         return []
     return [TaskLost(task_id=task_id, stage=name, attempt=task.attempt, reason=reason)]
-
-
-def _dispatch_again(
-    pipeline: Pipeline, state: WorkflowState, name: str, task: OpenTask, reason: str, now: int
-) -> TaskRedispatched:
-    stage = pipeline.stages[name]
-    return TaskRedispatched(
-        task_id=str(TaskId(workflow_id=state.workflow_id, stage=name, attempt=task.attempt)),
-        stage=name,
-        attempt=task.attempt,
-        agent=stage.agent,
-        reason=reason,
-        start_due_at=None if stage.start_timeout_seconds is None else now + to_us(stage.start_timeout_seconds),
-    )
-
-
-def _fold(state: WorkflowState, events: list[Event], at: int) -> WorkflowState:
-    for event in events:
-        state = evolve(state, event, at)
-    return state

@@ -12,11 +12,16 @@ from functools import cached_property
 from typing import Annotated, Any, Final
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
+from tailrace.core.clock import to_us
 from tailrace.core.codec import check_value
 from tailrace.core.errors import FieldError, InvalidInput
 
 MAX_STAGES: Final = 200
+
+#: How long compensation waits for handlers that were told to stop, where a definition does not say.
+CANCEL_GRACE_SECONDS: Final = 10.0
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,63}")
 
 Seconds = Annotated[float, msgspec.Meta(gt=0, le=366 * 86400)]
@@ -31,12 +36,26 @@ class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     max_backoff_seconds: Annotated[float, msgspec.Meta(ge=0, le=86400)] = 60.0
 
 
+class CompensationDefinition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How what a stage did is undone: by an action of an agent, with a time limit and attempts of its own.
+
+    `action` defaults to `compensate-` and the stage's action: never to the action itself, which an agent that knows nothing of
+    compensation would do once more.
+    """
+
+    agent: str
+    action: str = ""
+    timeout_seconds: Seconds | None = 600.0
+    retry: RetryPolicy = RetryPolicy()
+
+
 class StageDefinition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One stage. Without `needs` it may start at once; `action` defaults to the stage's name.
 
     `timeout_seconds` limits one attempt, counted from its start; None is no limit. `start_timeout_seconds` limits the
     time from dispatch to start; by default there is none, because a task may wait for a worker as long as it takes.
-    `expect_start_seconds` is when the watchdog begins to ask why a dispatched task was not started.
+    `expect_start_seconds` is when the watchdog begins to ask why a dispatched task was not started. `compensate` says how what
+    the stage did is undone when the run fails or is cancelled; left out, it is not.
     """
 
     name: str
@@ -49,14 +68,20 @@ class StageDefinition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     expect_start_seconds: Seconds = 5.0
     retry: RetryPolicy = RetryPolicy()
     params: dict[str, Any] = {}
+    # Unset fields are not encoded: a definition that does without them keeps its hash.
+    compensate: CompensationDefinition | UnsetType = UNSET
 
 
 class Definition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A pipeline: a name, and stages that form a DAG through `needs`."""
+    """A pipeline: a name, and stages that form a DAG through `needs`.
+
+    `cancel_grace_seconds` is how long compensation waits for handlers that were told to stop; left out, 10 s.
+    """
 
     name: str
     stages: tuple[StageDefinition, ...]
     description: str = ""
+    cancel_grace_seconds: Seconds | UnsetType = UNSET
 
     def content_hash(self) -> str:
         """The SHA-256, in hex, of the canonical JSON form."""
@@ -70,6 +95,18 @@ class Pipeline:
         self.definition = definition
         self.hash = content_hash or definition.content_hash()
         self.stages: Mapping[str, StageDefinition] = {stage.name: stage for stage in definition.stages}
+        #: For each stage that declares one its compensation, in the form of a stage.
+        self.compensations: Mapping[str, StageDefinition] = {
+            stage.name: _compensation(stage, stage.compensate)
+            for stage in definition.stages
+            if stage.compensate is not UNSET
+        }
+
+    @cached_property
+    def cancel_grace_us(self) -> int:
+        """How long compensation waits for handlers that were told to stop, in microseconds."""
+        seconds = self.definition.cancel_grace_seconds
+        return to_us(CANCEL_GRACE_SECONDS if seconds is UNSET else seconds)
 
     @cached_property
     def ancestors(self) -> Mapping[str, tuple[str, ...]]:
@@ -90,7 +127,25 @@ class Pipeline:
     @cached_property
     def agents(self) -> tuple[str, ...]:
         """Every agent of the pipeline, once, in order of first use."""
-        return tuple(dict.fromkeys(stage.agent for stage in self.definition.stages))
+        both = (*self.definition.stages, *self.compensations.values())
+        return tuple(dict.fromkeys(stage.agent for stage in both))
+
+
+def compensating_action(action: str) -> str:
+    """The action that undoes `action`, where a definition names no other one."""
+    return f"compensate-{action}"
+
+
+def _compensation(stage: StageDefinition, compensation: CompensationDefinition) -> StageDefinition:
+    return msgspec.structs.replace(
+        stage,
+        agent=compensation.agent,
+        action=compensation.action or compensating_action(stage.action or stage.name),
+        timeout_seconds=compensation.timeout_seconds,
+        start_timeout_seconds=None,
+        retry=compensation.retry,
+        compensate=UNSET,
+    )
 
 
 def parse_definition(document: Any) -> Definition:
@@ -141,6 +196,9 @@ def _problems(definition: Definition) -> Iterator[FieldError]:
         names.add(stage.name)
         if not _NAME.fullmatch(stage.agent):
             yield FieldError(pointer=f"{at}/agent", detail=f"{stage.agent!r} is not a name for an agent")
+        if stage.compensate is not UNSET and not _NAME.fullmatch(stage.compensate.agent):
+            detail = f"{stage.compensate.agent!r} is not a name for an agent"
+            yield FieldError(pointer=f"{at}/compensate/agent", detail=detail)
         for position, need in enumerate(stage.needs):
             if need not in known:
                 yield FieldError(pointer=f"{at}/needs/{position}", detail=f"there is no stage {need!r}")

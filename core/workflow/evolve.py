@@ -8,8 +8,13 @@ from typing import Any
 from msgspec.structs import replace
 
 from tailrace.core.events import (
+    CancelGraceEnded,
+    CompensationFailed,
+    CompensationStarted,
     Event,
+    Failure,
     ReportIgnored,
+    StageCompensated,
     StageCompleted,
     StageFailed,
     StallCleared,
@@ -19,6 +24,7 @@ from tailrace.core.events import (
     TaskProgressed,
     TaskRedispatched,
     TaskStarted,
+    TaskStopped,
     WorkflowCancelled,
     WorkflowCompleted,
     WorkflowCreated,
@@ -30,11 +36,15 @@ from tailrace.core.events import (
 )
 from tailrace.core.workflow.state import (
     REMEMBERED_COMMANDS,
+    Compensation,
+    Ending,
     OpenTask,
     StageState,
     StageStatus,
     Stall,
+    ToldTask,
     WorkflowState,
+    WorkflowStatus,
 )
 
 
@@ -78,6 +88,10 @@ def _task(state: WorkflowState, name: str, **changes: Any) -> dict[str, StageSta
 def _dispatched(state: WorkflowState, event: TaskDispatched, at: int) -> WorkflowState:
     stage = state.stages[event.stage]
     task = OpenTask(attempt=event.attempt, dispatched_at=at, start_due_at=event.start_due_at)
+    if event.compensation:
+        stages = _stage(state, event.stage, attempt=event.attempt, task=task, retry_at=None)
+        tries = 1 if state.undoing != event.stage else _compensation(state).tries + 1
+        return replace(state, stages=stages, compensation=_undoing(state, current=event.stage, tries=tries))
     stages = _stage(
         state,
         event.stage,
@@ -121,7 +135,21 @@ def _progressed(state: WorkflowState, event: TaskProgressed, at: int) -> Workflo
 
 
 def _failed_task(state: WorkflowState, event: TaskFailed, at: int) -> WorkflowState:
-    return replace(state, stages=_stage(state, event.stage, task=None, retry_at=event.retry_at, error=event.error))
+    stages = _stage(
+        state, event.stage, task=None, retry_at=event.retry_at, error=_error(state, event.stage, event.error)
+    )
+    if not event.told:
+        return replace(state, stages=stages)
+    told = ToldTask(stage=event.stage, attempt=event.attempt, awaited=event.grace_until is not None)
+    compensation = _undoing(state, told=(*_compensation(state).told, told), grace_until=event.grace_until)
+    return replace(state, stages=stages, compensation=compensation)
+
+
+def _error(state: WorkflowState, stage: str, error: Failure | None) -> Failure | None:
+    """The error a stage shows: one that has an outcome other than its result keeps it while it is undone."""
+    if stage == state.undoing and state.stages[stage].status != "completed":
+        return state.stages[stage].error
+    return error
 
 
 def _completed_stage(state: WorkflowState, event: StageCompleted, at: int) -> WorkflowState:
@@ -137,12 +165,95 @@ def _completed_stage(state: WorkflowState, event: StageCompleted, at: int) -> Wo
         finished_at=at,
         worker=event.worker or (task.worker if task is not None else ""),
     )
-    return replace(state, stages=stages)
+    if not event.undoable:
+        return replace(state, stages=stages)
+    return replace(state, stages=stages, compensation=_undoing(state, done=_done(state, event.stage, event.attempt)))
 
 
 def _failed_stage(state: WorkflowState, event: StageFailed, at: int) -> WorkflowState:
     stages = _stage(state, event.stage, status="failed", task=None, retry_at=None, error=event.error, finished_at=at)
     return replace(state, stages=stages)
+
+
+def _compensation(state: WorkflowState) -> Compensation:
+    return state.compensation or Compensation()
+
+
+def _undoing(state: WorkflowState, **changes: Any) -> Compensation:
+    return replace(_compensation(state), **changes)
+
+
+def _done(state: WorkflowState, stage: str, attempt: int) -> tuple[tuple[str, int], ...]:
+    """What there is to undo, with one stage as the last that did its work."""
+    return (*(place for place in _compensation(state).done if place[0] != stage), (stage, attempt))
+
+
+def _compensation_started(state: WorkflowState, event: CompensationStarted, at: int) -> WorkflowState:
+    open_tasks = [(name, stage.task.attempt) for name, stage in state.stages.items() if stage.task is not None]
+    told = [*((told.stage, told.attempt) for told in _compensation(state).told), *open_tasks]
+    attempt = 0 if event.stage is None else state.stages[event.stage].attempt
+    compensation = _undoing(
+        state,
+        told=tuple(ToldTask(stage=stage, attempt=attempt, awaited=True) for stage, attempt in told),
+        ending=Ending(
+            outcome=event.outcome, error=event.error, stage=event.stage, attempt=attempt, reason=event.reason
+        ),
+        grace_until=event.grace_until,
+    )
+    cancelled = event.outcome == "cancelled"
+    stages = _close(state, at, running="cancelled", pending="cancelled" if cancelled else "skipped")
+    if cancelled and state.paused_at is not None:
+        # Nobody would resume what he cancelled.
+        return replace(state, stages=stages, compensation=compensation, status=_unpaused(state), paused_at=None)
+    return replace(state, stages=stages, compensation=compensation)
+
+
+def _stopped(state: WorkflowState, event: TaskStopped, at: int) -> WorkflowState:
+    before = _compensation(state)
+    told = tuple(task for task in before.told if (task.stage, task.attempt) != (event.stage, event.attempt))
+    compensation = replace(
+        before,
+        told=told,
+        done=_done(state, event.stage, event.attempt) if event.completed else before.done,
+        grace_until=before.grace_until if any(task.awaited for task in told) else None,
+    )
+    return replace(state, compensation=compensation)
+
+
+def _grace_ended(state: WorkflowState, event: CancelGraceEnded, at: int) -> WorkflowState:
+    told = tuple(replace(task, awaited=False) for task in _compensation(state).told)
+    return replace(state, compensation=_undoing(state, told=told, grace_until=None))
+
+
+def _compensated(state: WorkflowState, event: StageCompensated, at: int) -> WorkflowState:
+    stages = _stage(state, event.stage, task=None, retry_at=None, error=_error(state, event.stage, None))
+    compensated = (*_compensation(state).compensated, event.stage)
+    return replace(state, stages=stages, compensation=_undoing(state, current="", tries=0, compensated=compensated))
+
+
+def _compensation_failed(state: WorkflowState, event: CompensationFailed, at: int) -> WorkflowState:
+    stages = _stage(state, event.stage, task=None, retry_at=None, error=_error(state, event.stage, event.error))
+    failed = (*_compensation(state).failed, event.stage)
+    return replace(state, stages=stages, compensation=_undoing(state, current="", tries=0, failed=failed))
+
+
+def _settled(state: WorkflowState) -> Compensation | None:
+    """What a run that has ended keeps for the next round: what was done, and what of it was undone."""
+    if state.compensation is None:
+        return None
+    kept = state.compensation
+    settled = Compensation(done=kept.done, compensated=kept.compensated, failed=kept.failed)
+    return settled if settled != Compensation() else None
+
+
+def _reopened(state: WorkflowState, reset: tuple[str, ...]) -> Compensation | None:
+    """What there is to undo in the next round: of the stages that keep their result."""
+    done = tuple(place for place in _compensation(state).done if place[0] not in reset)
+    return Compensation(done=done) if done else None
+
+
+def _unpaused(state: WorkflowState) -> WorkflowStatus:
+    return "running" if state.started else "initiated"
 
 
 def _paused(state: WorkflowState, event: WorkflowPaused, at: int) -> WorkflowState:
@@ -165,7 +276,10 @@ def _resumed(state: WorkflowState, event: WorkflowResumed, at: int) -> WorkflowS
         )
         for name, stage in state.stages.items()
     }
-    return replace(state, status="running" if state.started else "initiated", paused_at=None, stages=stages)
+    resumed = replace(state, status=_unpaused(state), paused_at=None, stages=stages)
+    if state.compensation is None or state.compensation.grace_until is None:
+        return resumed
+    return replace(resumed, compensation=_undoing(state, grace_until=moved(state.compensation.grace_until)))
 
 
 def _retried(state: WorkflowState, event: WorkflowRetried, at: int) -> WorkflowState:
@@ -176,13 +290,14 @@ def _retried(state: WorkflowState, event: WorkflowRetried, at: int) -> WorkflowS
     }
     return replace(
         state,
-        status="running" if state.started else "initiated",
+        status=_unpaused(state),
         round=event.round,
         stages={**state.stages, **reset},
         completed_at=None,
         paused_at=None,
         error=None,
         stall=None,
+        compensation=_reopened(state, event.reset),
     )
 
 
@@ -198,17 +313,27 @@ def _close(state: WorkflowState, at: int, *, running: StageStatus, pending: Stag
 
 
 def _completed(state: WorkflowState, event: WorkflowCompleted, at: int) -> WorkflowState:
-    return replace(state, status="completed", completed_at=at, paused_at=None)
+    return replace(state, status="completed", completed_at=at, paused_at=None, compensation=_settled(state))
 
 
 def _failed(state: WorkflowState, event: WorkflowFailed, at: int) -> WorkflowState:
     stages = _close(state, at, running="cancelled", pending="skipped")
-    return replace(state, status="failed", completed_at=at, paused_at=None, error=event.error, stages=stages)
+    return replace(
+        state,
+        status="failed",
+        completed_at=at,
+        paused_at=None,
+        error=event.error,
+        stages=stages,
+        compensation=_settled(state),
+    )
 
 
 def _cancelled(state: WorkflowState, event: WorkflowCancelled, at: int) -> WorkflowState:
     stages = _close(state, at, running="cancelled", pending="cancelled")
-    return replace(state, status="cancelled", completed_at=at, paused_at=None, stages=stages)
+    return replace(
+        state, status="cancelled", completed_at=at, paused_at=None, stages=stages, compensation=_settled(state)
+    )
 
 
 def _stalled(state: WorkflowState, event: WorkflowStalled, at: int) -> WorkflowState:
@@ -236,8 +361,13 @@ _APPLY: dict[type[Event], Callable[[WorkflowState, Any, int], WorkflowState]] = 
     TaskStarted: _started,
     TaskProgressed: _progressed,
     TaskFailed: _failed_task,
+    TaskStopped: _stopped,
     StageCompleted: _completed_stage,
     StageFailed: _failed_stage,
+    CompensationStarted: _compensation_started,
+    CancelGraceEnded: _grace_ended,
+    StageCompensated: _compensated,
+    CompensationFailed: _compensation_failed,
     WorkflowPaused: _paused,
     WorkflowResumed: _resumed,
     WorkflowRetried: _retried,

@@ -14,7 +14,7 @@ import msgspec
 from tailrace.core.codec import CommandRecord, encode, record_command
 from tailrace.core.commands import Command, CreateWorkflow
 from tailrace.core.errors import Undecodable
-from tailrace.core.events import Event, StageCompleted, WorkflowCreated
+from tailrace.core.events import Event, StageCompleted, TaskStopped, WorkflowCreated
 from tailrace.core.workflow.decide import decide
 from tailrace.core.workflow.definition import Pipeline
 from tailrace.core.workflow.evolve import create, evolve, remember
@@ -66,6 +66,13 @@ class DecidedEvent(msgspec.Struct, frozen=True, kw_only=True):
     command: CommandRecord | None = None
 
 
+def given_output(event: Event) -> dict[str, bytes]:
+    """The output that an event gives, as it is stored: that of a stage, or of work that has only to be undone."""
+    if isinstance(event, StageCompleted) or (isinstance(event, TaskStopped) and event.completed):
+        return {output_key(event.stage, event.attempt): encode(event.output)}
+    return {}
+
+
 def output_key(stage: str, attempt: int) -> str:
     """How an attempt's output is named within a run."""
     return f"{stage}:{attempt}"
@@ -114,8 +121,8 @@ def fold(records: Iterable[Record]) -> Snapshot | None:
         state = apply(state, record)
         if isinstance(record.event, WorkflowCreated):
             created = record.event
-        elif isinstance(record.event, StageCompleted):
-            outputs[output_key(record.event.stage, record.event.attempt)] = encode(record.event.output)
+        else:
+            outputs |= given_output(record.event)
     if state is None or created is None:
         return None
     return Snapshot(state=state, created=created, outputs=outputs)

@@ -25,7 +25,10 @@ RECHECK_US: Final = 10 * SECOND
 
 
 class Timer(msgspec.Struct, frozen=True, kw_only=True):
-    """`kind` is `start | attempt | retry`. Its name in the store is `<workflow>|<kind>|<stage>|<attempt>`."""
+    """`kind` is `start | attempt | retry`, or `grace`, which has no stage and the round in place of the attempt.
+
+    Its name in the store is `<workflow>|<kind>|<stage>|<attempt>`.
+    """
 
     workflow_id: str
     kind: str
@@ -57,6 +60,9 @@ def timers(state: WorkflowState | None) -> dict[str, int]:
     """The timers that run for a state: name to due time. None while it is paused or ended: its clocks stand still."""
     if state is None or state.terminal or state.status == "paused":
         return {}
+    if state.compensation is not None and state.compensation.grace_until is not None:
+        # Whatever is planned waits for handlers that were told to stop.
+        return {_name(state, "grace", "", state.round): state.compensation.grace_until}
     due: dict[str, int] = {}
     for name, stage in state.stages.items():
         task = stage.task
@@ -83,6 +89,8 @@ def expectation(pipeline: Pipeline, state: WorkflowState) -> int | None:
         return NEVER_US
     if state.stall is not None:
         return state.updated_at + RECHECK_US
+    if state.compensation is not None and state.compensation.grace_until is not None:
+        return state.compensation.grace_until + TIMER_SLACK_US
     due = NEVER_US
     waiting = True
     for name, stage in state.stages.items():

@@ -9,7 +9,9 @@ from __future__ import annotations
 from typing import Literal
 
 import msgspec
+from msgspec.structs import astuple
 
+from tailrace.core.codec import encode
 from tailrace.core.events import Failure
 
 WorkflowStatus = Literal["initiated", "running", "paused", "completed", "failed", "cancelled"]
@@ -65,6 +67,58 @@ class Stall(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     suggestion: str = ""
 
 
+class ToldTask(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+    """A task that was closed while its handler may have been at work. `awaited`: nothing is undone until it stopped."""
+
+    stage: str
+    attempt: int
+    awaited: bool = False
+
+
+class Ending(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+    """How a run ends once all is undone: what the first event of its compensation said. `attempt` is the one that failed."""
+
+    outcome: str
+    error: Failure | None = None
+    stage: str | None = None
+    attempt: int = 0
+    reason: str = ""
+
+
+class Compensation(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+    """What there is to undo, and how far that is; None for a run whose stages declare no compensation.
+
+    `done` are the stages to undo, oldest first, each with the attempt whose output says what it did. `current` is the one
+    that is being undone, `tries` counts the attempts at it. `grace_until` is not None while a told task is awaited.
+    `compensated` and `failed` are of the present round.
+    """
+
+    done: tuple[tuple[str, int], ...] = ()
+    told: tuple[ToldTask, ...] = ()
+    ending: Ending | None = None
+    grace_until: int | None = None
+    current: str = ""
+    tries: int = 0
+    compensated: tuple[str, ...] = ()
+    failed: tuple[str, ...] = ()
+
+    @property
+    def left(self) -> tuple[str, ...]:
+        """Stages that are still to be undone, in that order: what completed last comes first."""
+        over = {*self.compensated, *self.failed}
+        return tuple(stage for stage, _ in reversed(self.done) if stage not in over)
+
+    def status_of(self, stage: str) -> StageStatus | None:
+        """How far the undoing of a stage is; None where nothing is, or is going, to be undone."""
+        if stage in self.compensated:
+            return "completed"
+        if stage in self.failed:
+            return "failed"
+        if self.ending is None or stage not in self.left:
+            return None
+        return "running" if stage == self.current else "pending"
+
+
 class WorkflowState(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     """A run. `version` is the number of its events; `started` says whether any task ever began."""
 
@@ -85,6 +139,21 @@ class WorkflowState(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     stall: Stall | None = None
     commands: tuple[tuple[str, int], ...] = ()
     traceparent: str = ""
+    compensation: Compensation | None = None
+
+    @property
+    def ending(self) -> Ending | None:
+        """How the run is going to end; None while it is not decided, and once it has ended."""
+        return None if self.compensation is None else self.compensation.ending
+
+    @property
+    def undoing(self) -> str:
+        """The stage whose task, open or planned, is a compensation; empty when there is none."""
+        return "" if self.compensation is None else self.compensation.current
+
+    def compensation_of(self, stage: str) -> StageStatus | None:
+        """How far the undoing of a stage is; None where nothing is, or is going, to be undone."""
+        return None if self.compensation is None else self.compensation.status_of(stage)
 
     @property
     def terminal(self) -> bool:
@@ -110,3 +179,8 @@ class WorkflowState(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     def version_of_command(self, command_id: str) -> int | None:
         """The version a remembered command led to; None when it never was appended, or too long ago."""
         return next((version for known, version in self.commands if known == command_id), None)
+
+
+def encode_state(state: WorkflowState) -> bytes:
+    """A state as it is stored. Arrays hold every field, so the last one is left out of a run that has no use for it."""
+    return encode(state if state.compensation is not None else astuple(state)[:-1])

@@ -18,6 +18,9 @@ from tailrace.infra.commands.options import STATUS_STYLES, styled, table_console
 
 _MARKS = {"completed": "✓", "failed": "✗", "running": "▶", "pending": "·", "skipped": "-", "cancelled": "■"}
 
+#: How far the undoing of a stage is, beside its status.
+_UNDONE = {"pending": ", to be undone", "running": ", being undone", "completed": ", undone", "failed": ", not undone"}
+
 
 def print_workflow(workflow: dict[str, Any], stages: Sequence[dict[str, Any]]) -> None:
     """A run with everything a person asks first."""
@@ -53,10 +56,11 @@ def stage_table(stages: Sequence[dict[str, Any]]) -> Table:
     for stage in stages:
         status = stage["status"]
         style = STATUS_STYLES.get(status, "white")
+        undone = _UNDONE.get(stage.get("compensation") or "", "")
         table.add_row(
             Text(_MARKS.get(status, " "), style=style),
             stage["stage"],
-            Text(status, style=style),
+            Text(status + undone, style=style),
             _bar(stage["progress"], 16),
             str(stage["attempt"] or ""),
             took(stage["started_at"], stage["finished_at"]),

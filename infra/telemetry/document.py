@@ -20,7 +20,9 @@ from tailrace.infra.telemetry.span import Span, SpanKind, attributes
 from tailrace.infra.telemetry.spans import SpanEncoder
 
 #: Of spans with equal times the outer one comes first.
-_DEPTH: Final = {name: depth for depth, name in enumerate(("workflow", "stage", "send", "process", "apply"))}
+_DEPTH: Final = {
+    name: depth for depth, name in enumerate(("workflow", "stage", "compensate", "send", "process", "apply"))
+}
 
 
 class SpanNode(msgspec.Struct, frozen=True, kw_only=True):

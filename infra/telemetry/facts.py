@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from tailrace.core.events import (
+    CancelGraceEnded,
+    CompensationStarted,
     Event,
     Failure,
     StallCleared,
@@ -13,6 +15,7 @@ from tailrace.core.events import (
     TaskProgressed,
     TaskRedispatched,
     TaskStarted,
+    TaskStopped,
     WorkflowPaused,
     WorkflowResumed,
     WorkflowStalled,
@@ -60,7 +63,29 @@ def facts(event: Event) -> tuple[str, Values | None]:
         case WorkflowResumed():
             return "", {}
         case _:
-            return "", None
+            return "", _facts_of_ending(event)
+
+
+def _facts_of_ending(event: Event) -> Values | None:
+    """What is told of a run that undoes what it did."""
+    match event:
+        case CompensationStarted():
+            return {
+                "tailrace.outcome": event.outcome,
+                "tailrace.stages": ", ".join(event.stages),
+                "tailrace.reason": event.reason,
+                **error_facts(event.error),
+            }
+        case TaskStopped():
+            return {
+                "tailrace.task_id": event.task_id,
+                "tailrace.worker": event.worker,
+                "tailrace.completed": event.completed,
+            }
+        case CancelGraceEnded():
+            return {"tailrace.tasks": ", ".join(event.tasks)}
+        case _:
+            return None
 
 
 def error_facts(failure: Failure | None) -> Values:

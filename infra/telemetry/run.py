@@ -29,7 +29,7 @@ class Happenings:
 
 @dataclass(slots=True)
 class OpenStage:
-    """A stage that was dispatched in this round and has no outcome."""
+    """A stage that was dispatched in this round and has no outcome, or one that is being undone."""
 
     name: str
     agent: str
@@ -38,6 +38,7 @@ class OpenStage:
     attempts: int = 0
     worker: str = ""
     happenings: Happenings = field(default_factory=Happenings)
+    compensation: bool = False
 
 
 @dataclass(slots=True)
@@ -65,9 +66,9 @@ class OpenRun:
         """The workflow span of this round."""
         return self.id_of("workflow", str(self.round))
 
-    def stage_id(self, stage: str) -> str:
-        """The span of a stage in this round."""
-        return self.id_of("stage", str(self.round), stage)
+    def stage_id(self, stage: str, *, compensation: bool = False) -> str:
+        """The span of a stage in this round, or of its undoing."""
+        return self.id_of("compensation" if compensation else "stage", str(self.round), stage)
 
     def id_of(self, *parts: str) -> str:
         """A span's id. Several runs may share the trace of one request, so each id names its run."""

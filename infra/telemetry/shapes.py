@@ -44,7 +44,7 @@ def workflow_span(
 
 
 def stage_span(run: OpenRun, stage: OpenStage, at: int, status: str, *, failure: Failure | None = None) -> Span:
-    """A stage in the present round, ended at `at`."""
+    """A stage in the present round, or its undoing, ended at `at`."""
     values: Values = {
         "tailrace.stage": stage.name,
         "tailrace.agent": stage.agent,
@@ -56,9 +56,9 @@ def stage_span(run: OpenRun, stage: OpenStage, at: int, status: str, *, failure:
     }
     return _span(
         run,
-        run.stage_id(stage.name),
+        run.stage_id(stage.name, compensation=stage.compensation),
         run.span_id,
-        f"stage {stage.name}",
+        f"{'compensate' if stage.compensation else 'stage'} {stage.name}",
         (stage.started_at, at),
         values,
         happened=stage,
@@ -81,7 +81,8 @@ def send_span(run: OpenRun, record: Record, event: TaskDispatched) -> Span:
     }
     own = span_id(run.trace_id, "send", event.task_id)
     times = (record.at, written_at(record))
-    return _span(run, own, run.stage_id(event.stage), "send tasks", times, values, kind=SpanKind.PRODUCER)
+    parent = run.stage_id(event.stage, compensation=event.compensation)
+    return _span(run, own, parent, "send tasks", times, values, kind=SpanKind.PRODUCER)
 
 
 def apply_span(run: OpenRun, record: Record, report: Report) -> Span:

@@ -6,6 +6,7 @@ after a crash gives the same spans, byte for byte, and a task could name its par
     SERVER span of the request
       workflow <type>        one per round; ends with the run
         stage <name>         from its first dispatch to its outcome; one per round
+        compensate <name>    the same of its undoing
           send tasks         one per attempt; its id is in the task
             process <agent>  made by the worker's SDK, not here
               apply report   one per report that changed the run, but for progress
@@ -26,6 +27,9 @@ from tailrace.core.codec import CommandRecord, decode_command
 from tailrace.core.commands import ApplyReport, Report
 from tailrace.core.errors import Undecodable
 from tailrace.core.events import (
+    CompensationFailed,
+    CompensationStarted,
+    StageCompensated,
     StageCompleted,
     StageFailed,
     TaskDispatched,
@@ -117,10 +121,13 @@ def _step(run: OpenRun | None, record: Record) -> tuple[OpenRun, list[Span]]:
         next_round(run, record, event.round)
     elif isinstance(event, TaskDispatched):
         spans.append(_dispatched(run, record, event))
-    elif isinstance(event, StageCompleted | StageFailed):
+    elif isinstance(event, StageCompleted | StageFailed | StageCompensated | CompensationFailed):
         spans += _stage_ended(run, record, event)
     elif isinstance(event, WorkflowCompleted | WorkflowFailed | WorkflowCancelled):
         spans += _run_ended(run, record, event)
+    elif isinstance(event, CompensationStarted):
+        spans += _all_cancelled(run, record)
+        _noted(run, record)
     else:
         _noted(run, record)
     return run, spans
@@ -153,17 +160,25 @@ def _dispatched(run: OpenRun, record: Record, event: TaskDispatched) -> Span:
     stage = run.stages.get(event.stage)
     if stage is None:
         links = (SpanLink(trace_id=run.trace_id, span_id=run.cause),) if run.cause else ()
-        stage = OpenStage(name=event.stage, agent=event.agent, started_at=record.at, links=links)
+        stage = OpenStage(
+            name=event.stage,
+            agent=event.agent,
+            started_at=record.at,
+            links=links,
+            compensation=event.compensation,
+        )
         run.stages[event.stage] = stage
     stage.attempts += 1
     return send_span(run, record, event)
 
 
-def _stage_ended(run: OpenRun, record: Record, event: StageCompleted | StageFailed) -> list[Span]:
+def _stage_ended(
+    run: OpenRun, record: Record, event: StageCompleted | StageFailed | StageCompensated | CompensationFailed
+) -> list[Span]:
     stage = run.stages.pop(event.stage, None)
     if stage is None:
         return []
-    if isinstance(event, StageCompleted):
+    if isinstance(event, StageCompleted | StageCompensated):
         stage.worker = event.worker
         return [stage_span(run, stage, record.at, "completed")]
     return [stage_span(run, stage, record.at, "failed", failure=event.error)]
@@ -172,16 +187,24 @@ def _stage_ended(run: OpenRun, record: Record, event: StageCompleted | StageFail
 def _run_ended(
     run: OpenRun, record: Record, event: WorkflowCompleted | WorkflowFailed | WorkflowCancelled
 ) -> list[Span]:
-    spans = [stage_span(run, stage, record.at, "cancelled") for stage in run.stages.values()]
-    run.stages = {}
+    spans = _all_cancelled(run, record)
     if isinstance(event, WorkflowFailed):
-        spans.append(workflow_span(run, record.at, "failed", failure=event.error, more={"tailrace.stage": event.stage}))
+        more = {"tailrace.stage": event.stage, "tailrace.not_compensated": ", ".join(event.not_compensated)}
+        spans.append(workflow_span(run, record.at, "failed", failure=event.error, more=more))
     elif isinstance(event, WorkflowCancelled):
         _note_origin(run, record)
-        spans.append(workflow_span(run, record.at, "cancelled", more={"tailrace.reason": event.reason}))
+        more = {"tailrace.reason": event.reason, "tailrace.not_compensated": ", ".join(event.not_compensated)}
+        spans.append(workflow_span(run, record.at, "cancelled", more=more))
     else:
         spans.append(workflow_span(run, record.at, "completed"))
     run.closed = True
+    return spans
+
+
+def _all_cancelled(run: OpenRun, record: Record) -> list[Span]:
+    """Stages without outcome end with their run, or when it begins to end."""
+    spans = [stage_span(run, stage, record.at, "cancelled") for stage in run.stages.values()]
+    run.stages = {}
     return spans
 
 
@@ -192,7 +215,7 @@ def _noted(run: OpenRun, record: Record) -> None:
     stage = run.stages.get(place)
     if isinstance(event, TaskStarted) and stage is not None:
         stage.worker = event.worker
-    if isinstance(event, WorkflowPaused | WorkflowResumed):
+    if isinstance(event, WorkflowPaused | WorkflowResumed | CompensationStarted):
         _note_origin(run, record)
     if told is not None:
         (run if stage is None else stage).happenings.add(event_name(event), record.at, told)

@@ -15,6 +15,7 @@ from tailrace.core.errors import NotFound, StoreUnavailable, TailraceError
 from tailrace.core.partitioning import partition_of
 from tailrace.core.store.port import OpenEntry, PartitionFacts, Queue, ReportEntry, WorkerBeat, WorkflowStore
 from tailrace.core.workflow.definition import Pipeline
+from tailrace.core.workflow.dispatching import work_of
 from tailrace.core.workflow.state import OpenTask, WorkflowState
 from tailrace.projections.watchdog.facts import AgentFacts, Facts, WaitingReports
 from tailrace.projections.watchdog.motion import Motion
@@ -64,10 +65,15 @@ class Round:
         partition = partition_of(state.workflow_id, self._store.partitions)
         own: list[str] = []
         pipeline = await self._probe(f"definition {state.definition}", self._store.pipeline(state.definition), own)
-        stages = {} if pipeline is None else pipeline.stages
-        names = {
-            stages[name].agent for name, stage in state.stages.items() if stage.status == "running" and name in stages
-        }
+        names = (
+            set()
+            if pipeline is None
+            else {
+                work_of(pipeline, state, name).agent
+                for name, stage in state.stages.items()
+                if stage.status == "running" or name == state.undoing
+            }
+        )
         agents = {name: await self.agent(name, partition) for name in sorted(names)}
         orchestration = await self.orchestration(partition)
         # The entries before the reports: a final report removes its entry, so a task is seen in at least one of them.
@@ -151,7 +157,7 @@ class Round:
         own: list[str],
     ) -> tuple[dict[str, OpenEntry] | None, dict[str, int]]:
         if pipeline is None or not any(
-            self._is_worth_a_look(stage.task, agents.get(pipeline.stages[name].agent), partition)
+            self._is_worth_a_look(stage.task, agents.get(work_of(pipeline, state, name).agent), partition)
             for name, stage in state.stages.items()
             if stage.task is not None
         ):

@@ -11,8 +11,9 @@ from typing import Final
 
 from tailrace.core.clock import to_rfc3339
 from tailrace.core.workflow.definition import StageDefinition
+from tailrace.core.workflow.dispatching import work_of
 from tailrace.core.workflow.policy import TIMER_SLACK_US
-from tailrace.core.workflow.state import StageState
+from tailrace.core.workflow.state import Compensation, Ending, StageState
 from tailrace.projections.watchdog import worker_findings as workers
 from tailrace.projections.watchdog.facts import Facts
 from tailrace.projections.watchdog.findings import Finding, Verdict, conclude, duration, moving
@@ -70,9 +71,11 @@ def _open(facts: Facts) -> Iterator[Finding]:
             evidence={"paused_at": to_rfc3339(state.paused_at)},
         )
         return
-    nothing = True
+    if state.compensation is not None and state.ending is not None:
+        yield from _ending(facts, state.compensation, state.ending)
+    nothing = state.compensation is None or state.compensation.grace_until is None
     for name, stage in state.stages.items():
-        definition = facts.pipeline.stages[name]
+        definition = work_of(facts.pipeline, state, name)
         if stage.task is not None:
             nothing = False
             yield from task_findings(facts, definition, stage.task)
@@ -88,11 +91,29 @@ def _open(facts: Facts) -> Iterator[Finding]:
         )
 
 
+def _ending(facts: Facts, compensation: Compensation, ending: Ending) -> Iterator[Finding]:
+    """Why the run ends, how far its undoing is, and the handlers that it waits for."""
+    why = f"cancelled ({ending.reason})" if ending.reason else ending.outcome
+    if ending.error is not None:
+        why = f"failed in stage {ending.stage} ({ending.error.reason})"
+    over, left = len(compensation.compensated), len(compensation.left)
+    undone = f"{over} undone, {left} left" + (f", {len(compensation.failed)} failed" if compensation.failed else "")
+    yield moving(f"{why}; what its stages did is undone before it ends: {undone}")
+    if compensation.grace_until is None:
+        return
+    if facts.now - compensation.grace_until >= TIMER_SLACK_US:
+        yield timer_late(facts, "grace", compensation.grace_until)
+        return
+    tasks = ", ".join(facts.task_id(told.stage, told.attempt) for told in compensation.told if told.awaited)
+    rest = duration(max(0, compensation.grace_until - facts.now))
+    yield moving(f"it waits for handlers that were told to stop ({tasks}), at most for another {rest}")
+
+
 def _waiting_for_retry(
     facts: Facts, definition: StageDefinition, stage: StageState, retry_at: int
 ) -> Iterator[Finding]:
     if facts.now - retry_at >= TIMER_SLACK_US:
-        yield timer_late(facts, definition, "retry", retry_at)
+        yield timer_late(facts, "retry", retry_at, definition)
         return
     error = stage.error
     failed = "" if error is None else f" ({error.reason}: {error.message})"

@@ -55,9 +55,10 @@ def waiting_report(facts: Facts, stage: StageDefinition, task_id: str) -> Findin
     return moving(what, watching=slow, evidence=_evidence(facts))
 
 
-def timer_late(facts: Facts, stage: StageDefinition, kind: str, due_at: int) -> Finding:
-    """A timer's time is past by more than its slack."""
-    late = f"the {kind} timer of stage {stage.name} is {duration(facts.now - due_at)} late"
+def timer_late(facts: Facts, kind: str, due_at: int, stage: StageDefinition | None = None) -> Finding:
+    """A timer's time is past by more than its slack: one of a stage, or of the run."""
+    of = "" if stage is None else f" of stage {stage.name}"
+    late = f"the {kind} timer{of} is {duration(facts.now - due_at)} late"
     if facts.orchestration is None:
         return moving(f"{late}; its orchestrator could not be asked about")
     if not facts.has_owner or partition_stands(facts):
@@ -70,7 +71,7 @@ def timer_late(facts: Facts, stage: StageDefinition, kind: str, due_at: int) -> 
         evidence={
             **_evidence(facts),
             "timer": kind,
-            "stage": stage.name,
+            "stage": None if stage is None else stage.name,
             "late_seconds": (facts.now - due_at) // SECOND,
         },
         scope=f"partition {facts.partition}",

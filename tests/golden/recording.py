@@ -7,10 +7,11 @@ from typing import Any, Final
 
 import msgspec
 
-from tailrace.core.codec import decode_event, encode
+from tailrace.core.codec import decode_event
 from tailrace.core.testing.history import History
 from tailrace.core.workflow.definition import Definition, Pipeline
 from tailrace.core.workflow.history import Record
+from tailrace.core.workflow.state import encode_state
 
 FOLDER: Final = Path(__file__).with_name("histories")
 
@@ -72,7 +73,7 @@ def recorded(history: History) -> Recording:
             RecordedEvent(type=record.type, data=data.hex())
             for record, data in zip(history.records, history.log(), strict=True)
         ],
-        state=encode(history.state).hex(),
+        state=encode_state(history.state).hex(),
         outputs=history.folded().stage_outputs(),
     )
 

@@ -17,9 +17,9 @@ from tailrace.core.commands import (
     RetryWorkflow,
 )
 from tailrace.core.testing import builders
-from tailrace.core.testing.builders import diamond, pipeline, stage
+from tailrace.core.testing.builders import diamond, pipeline, stage, undone
 from tailrace.core.testing.history import History
-from tailrace.core.workflow.definition import RetryPolicy
+from tailrace.core.workflow.definition import CompensationDefinition, RetryPolicy
 
 
 def completed() -> History:
@@ -94,6 +94,72 @@ def paused_and_cancelled() -> History:
     return run
 
 
+def failed_and_undone() -> History:
+    """What was done is undone, also what was done too late; a compensation that fails; a round that completes after it."""
+    policy = RetryPolicy(max_attempts=2, backoff_seconds=1.0, factor=2.0, max_backoff_seconds=60.0)
+    run = History(
+        pipeline(
+            undone("first"),
+            undone("second", "first", undo="undoer", timeout_seconds=30.0, retry=policy),
+            undone("beside", "first"),
+            stage("third", "second", retry=policy),
+            cancel_grace_seconds=5.0,
+        ),
+        "failed-and-undone",
+    )
+    run.create()
+    run.complete("first", output={"made": "first"})
+    run.start("second")
+    run.fire("attempt", "second")
+    run.fire("retry", "second")
+    run.report(builders.cancelled(run.task_id("second", 1)))
+    run.complete("second", output={"made": "second"})
+    run.start("beside", worker="w3")
+    run.fail("third")
+    run.fire("retry", "third")
+    run.fail("third")
+    run.complete("beside", output={"made": "beside"})
+    run.start("beside")
+    run.complete("beside")
+    for _ in range(2):
+        run.fail("second")
+        run.fire("retry", "second")
+    run.fail("second")
+    run.complete("first")
+    run.do(RetryWorkflow())
+    run.complete("first", output={"made": "first again"})
+    run.complete("second", output={"made": "second again"})
+    run.complete("beside")
+    run.complete("third")
+    return run
+
+
+def cancelled_and_undone() -> History:
+    """A handler that does not stop in time, a task that was never taken, a compensation that times out, and a pause."""
+    compensate = CompensationDefinition(agent="undoer", action="undo", timeout_seconds=20.0)
+    run = History(
+        pipeline(stage("start", compensate=compensate), stage("left", "start"), stage("right", "start")),
+        "cancelled-and-undone",
+    )
+    run.create()
+    run.complete("start", output=[1, 2])
+    run.start("left")
+    run.do(CancelWorkflow(reason="not needed any more"))
+    run.report(builders.stopped(run.task_id("right")))
+    run.fire("grace")
+    run.start("start")
+    run.do(PauseWorkflow())
+    run.advance(60.0)
+    run.do(ResumeWorkflow())
+    run.fire("attempt", "start")
+    run.report(builders.cancelled(run.task_id("start", 2)))
+    run.fire("retry", "start")
+    run.report(builders.failed(run.task_id("left")))
+    run.complete("start")
+    return run
+
+
 SCENARIOS: Final[dict[str, Callable[[], History]]] = {
-    function.__name__: function for function in (completed, failed_and_retried, paused_and_cancelled)
+    function.__name__: function
+    for function in (completed, failed_and_retried, paused_and_cancelled, failed_and_undone, cancelled_and_undone)
 }

@@ -18,7 +18,7 @@ from tests.golden.recording import FOLDER, load, recorded
 from tests.golden.scenarios import SCENARIOS
 
 RECORDINGS = sorted(FOLDER.glob("*.json"))
-REPORT_KINDS = {"started", "progressed", "completed", "failed", "cancelled", "poison", "lost"}
+REPORT_KINDS = {"started", "progressed", "completed", "failed", "cancelled", "poison", "lost", "stopped"}
 
 recordings = pytest.mark.parametrize("path", RECORDINGS, ids=lambda path: path.stem)
 

@@ -22,11 +22,15 @@ _DEADLY = 0.015
 
 
 class Handlers:
-    """Agents whose handlers behave by seed. `runs` counts how often each task ran, `outputs` is what its runs gave."""
+    """Agents whose handlers behave by seed.
+
+    `runs` counts how often each task ran, `outputs` is what its runs gave, `undone` what those of a compensation had to undo.
+    """
 
     def __init__(self, seed: str, faults: Faults, loop: SimulatedLoop) -> None:
         self.runs: Counter[str] = Counter()
         self.outputs: dict[str, list[dict[str, Any]]] = {}
+        self.undone: dict[str, list[Any]] = {}
         self._seed = seed
         self._faults = faults
         self._loop = loop
@@ -38,6 +42,8 @@ class Handlers:
 
         @agent.action("*")
         async def work(context: TaskContext, input: TaskInput) -> dict[str, Any]:
+            if context.compensating:
+                self.undone.setdefault(context.task_id, []).append(input.output)
             return await self._work(context)
 
         return agent

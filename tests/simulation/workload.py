@@ -16,7 +16,7 @@ from tailrace.core.commands import (
     RetryWorkflow,
 )
 from tailrace.core.testing.builders import pipeline
-from tailrace.core.workflow.definition import Pipeline, RetryPolicy, StageDefinition
+from tailrace.core.workflow.definition import CompensationDefinition, Pipeline, RetryPolicy, StageDefinition
 
 AGENTS: Final = ("alpha", "beta")
 
@@ -61,7 +61,7 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
 
 def draw_workload(random: Random, seconds: float) -> Workload:
     """Orders and wishes within the first `seconds`."""
-    planned = pipeline(*_stages(random), name="simulated")
+    planned = _pipeline(random)
     orders = tuple(
         Order(
             at=random.uniform(0.0, seconds * 0.6),
@@ -83,6 +83,30 @@ def draw_workload(random: Random, seconds: float) -> Workload:
             wish = msgspec.structs.replace(wish, workflow_id=last.workflow_id, at=last.at + soon)
         wishes.append(wish)
     return Workload(pipeline=planned, orders=orders, wishes=tuple(wishes))
+
+
+def _pipeline(random: Random) -> Pipeline:
+    """Half of the histories are of pipelines that undo what some of their stages did."""
+    stages = _stages(random)
+    # (Drawn apart, so that what else a seed means does not depend on it.)
+    undoing = Random(random.random())
+    if undoing.random() < 0.5:
+        return pipeline(*stages, name="simulated")
+    stages = [
+        msgspec.structs.replace(stage, compensate=_compensation(undoing)) if undoing.random() < 0.7 else stage
+        for stage in stages
+    ]
+    return pipeline(*stages, name="simulated", cancel_grace_seconds=undoing.choice((1.0, 4.0, 10.0)))
+
+
+def _compensation(random: Random) -> CompensationDefinition:
+    return CompensationDefinition(
+        agent=random.choice(AGENTS),
+        timeout_seconds=random.choice((None, 3.0, 6.0)),
+        retry=RetryPolicy(
+            max_attempts=random.choice((1, 2, 3)), backoff_seconds=random.choice((0.0, 0.3, 2.0)), factor=2.0
+        ),
+    )
 
 
 def _stages(random: Random) -> list[StageDefinition]:

@@ -112,6 +112,8 @@ def test_events_are_told_with_every_field() -> None:
         "error": {"reason": "x", "message": "", "retryable": False, "details": {}},
         "worker": "",
         "retry_at": None,
+        "told": False,
+        "grace_until": None,
     }
     assert told["time"] == "1970-01-01T00:00:01.000000Z"
 

@@ -28,6 +28,11 @@ local function check_flag(index)
   if ARGV[index] ~= '0' and ARGV[index] ~= '1' then error('TAILRACE argument ' .. index .. ' is not 0 or 1') end
 end
 
+-- How a task ends: '1' by its own report, '0' otherwise, '2' otherwise and its end is awaited (then the store tells it).
+local function check_manner(index)
+  if not string.match(ARGV[index], '^[012]$') then error('TAILRACE argument ' .. index .. ' is not 0, 1 or 2') end
+end
+
 if #ARGV < 6 then error('TAILRACE ' .. #ARGV .. ' arguments') end
 local epoch, owner_name, owner_epoch = ARGV[1], ARGV[2], ARGV[3]
 local runs, streams = number(4), number(5)
@@ -68,7 +73,7 @@ local function read_append(key)
   run.closings = list(4)
   for index = run.closings[1], run.closings[2], 4 do
     check_stream(index + 1)
-    check_flag(index + 3)
+    check_manner(index + 3)
   end
   run.dispatches = list(7)
   for index = run.dispatches[1], run.dispatches[2], 7 do
@@ -215,17 +220,19 @@ end
 
 for _, run in ipairs(accepted) do
   local closed = {}
+  run.stopped = {}
   for index = run.closings[1], run.closings[2], 4 do
-    local task, stream, group = ARGV[index], stream_key(index + 1), ARGV[index + 2]
+    local task, stream, group, ends = ARGV[index], stream_key(index + 1), ARGV[index + 2], ARGV[index + 3]
     -- (A reported one has left its stream with its report.)
-    local entry = ARGV[index + 3] == '0' and entry_of(run, task)
+    local entry = ends ~= '1' and entry_of(run, task)
     if entry then
       local pending = redis.pcall('XPENDING', stream, group, entry, entry, 1)
       if not pending.err and #pending > 0 then
-        redis.call('HSET', KEYS[8], task, entry)
+        redis.call('HSET', KEYS[8], task, ends == '2' and entry .. ' awaited' or entry)
       else
         redis.call('XACK', stream, group, entry)
         redis.call('XDEL', stream, entry)
+        if ends == '2' then add(run.stopped, task) end
       end
     end
     add(closed, 't:' .. task)
@@ -268,6 +275,10 @@ for _, run in ipairs(accepted) do
       add(fields, ARGV[index + 2] .. ' ' .. ARGV[index + 3] .. ' ' .. id)
     end
     each('HSET', run.key, fields)
+    for _, task in ipairs(run.stopped) do
+      redis.call('XADD', KEYS[3], '*', 'workflow', run.workflow, 'task', task, 'traceparent', '',
+        'data', cmsgpack.pack({kind = 'stopped', task_id = task}))
+    end
     for index = run.timers_set[1], run.timers_set[2], 2 do
       add(timers_set, ARGV[index + 1])
       add(timers_set, ARGV[index])

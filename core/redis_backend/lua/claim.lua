@@ -69,10 +69,14 @@ for index = 4, #KEYS do
         report('', '', {kind = 'lost', task_id = '', worker = former, message = stream .. ' ' .. entry})
       else
         local task = task_of(found[2])
-        if redis.call('HEXISTS', KEYS[3], task) == 1 then
+        local mark = redis.call('HGET', KEYS[3], task)
+        if mark then
           redis.call('XACK', stream, group, entry)
           redis.call('XDEL', stream, entry)
           redis.call('HDEL', KEYS[3], task)
+          if string.find(mark, ' awaited', 1, true) then
+            report(workflow_of(found[2]), task, {kind = 'stopped', task_id = task, worker = former})
+          end
         elseif deliveries >= limit then
           redis.call('XACK', stream, group, entry)
           redis.call('XDEL', stream, entry)

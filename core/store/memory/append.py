@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import msgspec
 
-from tailrace.core.codec import encode, encode_event
+from tailrace.core.codec import encode_event
 from tailrace.core.store.checks import check_append
 from tailrace.core.store.memory.partition import LogEntry, OpenTaskEntry, Partition, Run
 from tailrace.core.store.memory.streams import RELEASED, EntryId, TaskEntry, read_id
 from tailrace.core.store.port import Append, Appended, Closing, Dispatch, Ownership
-from tailrace.core.workflow.state import WorkflowState
+from tailrace.core.workflow.state import WorkflowState, encode_state
 
 
 class Prepared(msgspec.Struct, frozen=True, kw_only=True):
@@ -30,7 +30,7 @@ def prepare(append: Append) -> Prepared:
     return Prepared(
         append=append,
         reports=tuple(read_id(entry_id) for entry_id in append.reports),
-        state=b"" if append.state is None else encode(append.state),
+        state=b"" if append.state is None else encode_state(append.state),
         data=tuple(encode_event(record.event, at=record.at, command=record.command) for record in append.records),
     )
 
@@ -53,7 +53,7 @@ def carry_out(partition: Partition, prepared: Prepared, now_us: int, *, full: bo
         run = _store(partition, prepared, run)
         _log(partition, prepared, now_us)
         for closing in append.closings:
-            _close(run, closing)
+            _close(partition, run, closing, append.workflow_id, now_us)
         for dispatch in append.dispatches:
             _put(partition, run, dispatch, now_us)
         _schedule(partition, append, append.state)
@@ -124,7 +124,7 @@ def _log(partition: Partition, prepared: Prepared, now_us: int) -> None:
         partition.log.add(entry, now_us)
 
 
-def _close(run: Run, closing: Closing) -> None:
+def _close(partition: Partition, run: Run, closing: Closing, workflow_id: str, now_us: int) -> None:
     """A queued entry goes; one that a worker holds stays, marked, until its last report or its lease's end."""
     place = run.open_tasks.pop(closing.task_id, None)
     if place is None or closing.reported:
@@ -132,9 +132,13 @@ def _close(run: Run, closing: Closing) -> None:
     group = place.stream.group
     holder = group.pending.get(place.entry_id)
     if holder is None or holder.consumer == RELEASED:
+        if closing.awaited:
+            partition.tell_stopped(closing.task_id, workflow_id, now_us)
         place.stream.remove(place.entry_id)
     else:
         group.marked.add(place.entry_id)
+        if closing.awaited:
+            group.awaited.add(place.entry_id)
 
 
 def _put(partition: Partition, run: Run, dispatch: Dispatch, now_us: int) -> None:

@@ -153,6 +153,10 @@ class Partition:
         )
         self.add_report(report, task.message.workflow_id, task.traceparent, now_us)
 
+    def tell_stopped(self, task_id: str, workflow_id: str, now_us: int) -> None:
+        """Report that nobody works on a closed task: it was never taken, or the lease of its worker ran out."""
+        self.add_report(Report(kind="stopped", task_id=task_id), workflow_id, "", now_us)
+
     def read_report(self, entry_id: EntryId, now_us: int) -> ReportEntry:
         """A waiting report, decoded as far as it can be."""
         raw = self.reports.entries[entry_id]

@@ -170,10 +170,13 @@ class MemoryQueue:
         return is_open and stream.group.pending[entry_id].deliveries < self._data.limits.delivery_limit
 
     def _take_over(self, partition: Partition, stream: TaskStream, entry_id: EntryId, now: int) -> list[Delivery]:
-        """Take a pending entry, unless it was closed (removed in silence), is gone or was delivered too often (reported)."""
+        """Take a pending entry, unless it was closed (removed), is gone or was delivered too often (reported)."""
         if self._is_claimable(stream, entry_id):
             return self._received(partition, stream, entry_id, stream.hand_over(entry_id, self._worker, now))
-        if entry_id not in stream.group.marked:
+        if entry_id in stream.group.awaited:
+            name = stream.names[entry_id]
+            partition.tell_stopped(name.task_id, name.workflow_id, now)
+        elif entry_id not in stream.group.marked:
             pending = stream.group.pending[entry_id]
             task = stream.entries.get(entry_id)
             if task is None:

@@ -100,11 +100,15 @@ class TaskName:
 
 @dataclass(slots=True)
 class Group:
-    """An agent's group on one stream. `marked` are entries of tasks that were closed while somebody held them."""
+    """An agent's group on one stream.
+
+    `marked` are entries of tasks that were closed while somebody held them; the end of those in `awaited` is told.
+    """
 
     last_delivered: EntryId = ZERO
     pending: dict[EntryId, Pending] = field(default_factory=dict)
     marked: set[EntryId] = field(default_factory=set)
+    awaited: set[EntryId] = field(default_factory=set)
 
 
 class TaskStream(Stream[TaskEntry]):
@@ -159,5 +163,6 @@ class TaskStream(Stream[TaskEntry]):
         """Acknowledge and delete, with all that is known of the entry."""
         self.group.pending.pop(entry_id, None)
         self.group.marked.discard(entry_id)
+        self.group.awaited.discard(entry_id)
         self.delete(entry_id)
         self.names.pop(entry_id, None)

@@ -31,6 +31,7 @@ class Witness:
             self._check(append.state)
             self._check_timer(append)
             self._check_owner(append)
+            self._check_undoing(append, append.state)
         except AssertionError as error:
             self.violations.append(f"{append.workflow_id} at version {append.state.version}: {error}")
 
@@ -69,6 +70,19 @@ class Witness:
         oldest = partition.reports.oldest()
         waits = oldest is not None and oldest[0] * 1000 <= append.timer.due_at
         assert not waits, f"{append.timer.name} fires over a report that had come before it was due"
+
+    def _check_undoing(self, append: Append, state: WorkflowState) -> None:
+        """Nothing is undone while somebody still holds a task of this round that was closed, unless it was given up."""
+        if not any(dispatch.message.compensation for dispatch in append.dispatches):
+            return
+        told = () if state.compensation is None else state.compensation.told
+        given_up = {(task.stage, task.attempt) for task in told if not task.awaited}
+        for stream in self._data.partition_of(append.workflow_id).streams.values():
+            for entry_id in stream.group.awaited & stream.entries.keys():
+                message = stream.entries[entry_id].message
+                if (message.workflow_id, message.round) == (append.workflow_id, state.round):
+                    place = (message.stage, message.attempt)
+                    assert place in given_up, f"something is undone while {message.task_id} is in somebody's hands"
 
     def _check_owner(self, append: Append) -> None:
         """Reports and timers are applied by the one owner of their partition, while it is that."""
