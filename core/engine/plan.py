@@ -9,13 +9,15 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from typing import Final
 
+from msgspec.structs import replace
+
 from tailrace.core.codec import encode
 from tailrace.core.events import TaskDispatched, TaskRedispatched, WorkflowCreated
 from tailrace.core.ids import TaskId, child_traceparent, span_id, trace_id_of
 from tailrace.core.store.port import Append, Closing, Dispatch, NewRecord, Ownership, TaskMessage, TimerRef
 from tailrace.core.workflow.definition import Pipeline
 from tailrace.core.workflow.dispatching import work_of
-from tailrace.core.workflow.history import DecidedEvent, given_output
+from tailrace.core.workflow.history import DecidedEvent, gives_output, output_key
 from tailrace.core.workflow.policy import expectation, timers
 from tailrace.core.workflow.state import WorkflowState
 
@@ -52,7 +54,11 @@ def plan(
         ],
         state=after if decided or rehydrate else None,
         created=next((encode(item.event) for item in decided if isinstance(item.event, WorkflowCreated)), None),
-        outputs={key: output for item in decided for key, output in given_output(item.event).items()},
+        outputs={
+            output_key(item.event.stage, item.event.attempt): encode(item.event.output)
+            for item in decided
+            if gives_output(item.event)
+        },
         dispatches=[
             _dispatch(pipeline, after, item.event)
             for item in decided
@@ -117,16 +123,13 @@ def _dispatch(pipeline: Pipeline, state: WorkflowState, event: TaskDispatched | 
         timeout_seconds=stage.timeout_seconds,
         params=stage.params,
         round=state.round,
-        inputs=tuple(_inputs(pipeline, state, event.stage)),
-        compensation=event.stage == state.undoing,
+        inputs=tuple(
+            (name, output)
+            for name in pipeline.ancestors[event.stage]
+            if (output := state.stages[name].output_attempt) is not None
+        ),
     )
+    if state.compensation is not None and state.compensation.current == event.stage:
+        done = (place for place in state.compensation.done if place[0] == event.stage)
+        message = replace(message, compensation=True, inputs=(*message.inputs, *done))
     return Dispatch(message=message, urgent=is_urgent(state), traceparent=parent)
-
-
-def _inputs(pipeline: Pipeline, state: WorkflowState, stage: str) -> Iterator[tuple[str, int]]:
-    """The outputs that a task may read: those of the stages before it, and what a compensation has to undo."""
-    for name in pipeline.ancestors[stage]:
-        if (attempt := state.stages[name].output_attempt) is not None:
-            yield name, attempt
-    if stage == state.undoing and state.compensation is not None:
-        yield from (place for place in state.compensation.done if place[0] == stage)

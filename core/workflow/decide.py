@@ -160,7 +160,7 @@ def _advance(pipeline: Pipeline, state: WorkflowState, now: int) -> list[Event]:
     """Dispatch every stage whose needs are met, and what was lost in a pause; end the run when all stages completed."""
     if state.terminal:
         return []
-    if state.ending is not None:
+    if state.compensation is not None and state.compensation.ending is not None:
         return undo(pipeline, state, now)
     if all(stage.status == "completed" for stage in state.stages.values()):
         return [WorkflowCompleted()]
@@ -262,7 +262,7 @@ def _start(
 def _completed(
     pipeline: Pipeline, state: WorkflowState, name: str, task: OpenTask, report: Report
 ) -> StageCompleted | StageCompensated:
-    if name == state.undoing:
+    if state.compensation is not None and state.compensation.current == name:
         return StageCompensated(stage=name, task_id=report.task_id, attempt=task.attempt, worker=report.worker)
     return StageCompleted(
         stage=name,

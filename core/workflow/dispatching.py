@@ -14,7 +14,9 @@ from tailrace.core.workflow.state import OpenTask, WorkflowState
 
 def work_of(pipeline: Pipeline, state: WorkflowState, stage: str) -> StageDefinition:
     """What the task of a stage, open or planned, does: the stage's work, or its compensation in the form of a stage."""
-    return pipeline.compensations[stage] if stage == state.undoing else pipeline.stages[stage]
+    if state.compensation is not None and state.compensation.current == stage:
+        return pipeline.compensations[stage]
+    return pipeline.stages[stage]
 
 
 def dispatch(

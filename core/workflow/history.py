@@ -7,7 +7,7 @@ together they reproduce every event byte for byte.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 import msgspec
 
@@ -66,11 +66,9 @@ class DecidedEvent(msgspec.Struct, frozen=True, kw_only=True):
     command: CommandRecord | None = None
 
 
-def given_output(event: Event) -> dict[str, bytes]:
-    """The output that an event gives, as it is stored: that of a stage, or of work that has only to be undone."""
-    if isinstance(event, StageCompleted) or (isinstance(event, TaskStopped) and event.completed):
-        return {output_key(event.stage, event.attempt): encode(event.output)}
-    return {}
+def gives_output(event: Event) -> TypeGuard[StageCompleted | TaskStopped]:
+    """Whether an event has an output to be stored: that of a stage, or of work that has only to be undone."""
+    return isinstance(event, StageCompleted) or (isinstance(event, TaskStopped) and event.completed)
 
 
 def output_key(stage: str, attempt: int) -> str:
@@ -121,8 +119,8 @@ def fold(records: Iterable[Record]) -> Snapshot | None:
         state = apply(state, record)
         if isinstance(record.event, WorkflowCreated):
             created = record.event
-        else:
-            outputs |= given_output(record.event)
+        elif gives_output(record.event):
+            outputs[output_key(record.event.stage, record.event.attempt)] = encode(record.event.output)
     if state is None or created is None:
         return None
     return Snapshot(state=state, created=created, outputs=outputs)

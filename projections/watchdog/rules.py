@@ -42,14 +42,16 @@ def _ended(facts: Facts) -> Iterator[Finding]:
     if state.status == "completed":
         yield moving(f"completed at {at}: all {len(state.stages)} stages have their result")
         return
+    failed = () if state.compensation is None else state.compensation.failed
+    undone = f"; what stages {', '.join(failed)} did could not be undone" if failed else ""
     if state.status == "cancelled":
-        yield moving(f"cancelled at {at}")
+        yield moving(f"cancelled at {at}{undone}")
         return
     error, stage = state.error, state.current_stage
     reason = "unknown" if error is None else error.reason
     yield Finding(
         cause=reason if reason in {"retry-budget", "poison"} else None,
-        summary=f"failed at {at} in stage {stage}: {reason}" + (f": {error.message}" if error else ""),
+        summary=f"failed at {at} in stage {stage}: {reason}" + (f": {error.message}" if error else "") + undone,
         suggestion=f"tailrace retry {state.workflow_id}" + (f" --from-stage {stage}" if stage else ""),
         evidence={"stage": stage, "reason": reason, **({} if error is None else {"details": error.details})},
     )

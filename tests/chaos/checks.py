@@ -8,9 +8,10 @@ from typing import Any, Final
 
 import asyncpg
 
-from tailrace.core.events import TERMINAL, StageCompleted, TaskFailed, WorkflowCreated
+from tailrace.core.events import TERMINAL, StageCompensated, StageCompleted, TaskFailed, WorkflowCreated
 from tailrace.core.redis_backend.store import RedisStore
 from tailrace.core.store.port import RawEntry
+from tailrace.core.testing.undoing import check_compensation
 from tailrace.core.workflow.history import Record, apply
 from tailrace.core.workflow.state import WorkflowState
 from tailrace.projections.verify import verify
@@ -64,11 +65,23 @@ def outcomes(histories: Histories) -> int:
     for workflow_id, entries in histories.items():
         for entry in entries:
             event = record(entry).event
-            if isinstance(event, StageCompleted | TaskFailed):
+            if isinstance(event, StageCompleted | StageCompensated | TaskFailed):
                 seen[workflow_id, event.stage, event.attempt] += 1
     twice = [task for task, times in seen.items() if times > 1]
     assert not twice, twice
     return len(seen)
+
+
+async def undone(store: RedisStore, histories: Histories) -> int:
+    """What the stages of a run did is undone before it ends otherwise than completed; gives how many were undone."""
+    found = 0
+    for entries in histories.values():
+        records = [record(entry) for entry in entries]
+        created = records[0].event
+        assert isinstance(created, WorkflowCreated)
+        check_compensation(await store.pipeline(created.definition), records)
+        found += sum(isinstance(item.event, StageCompensated) for item in records)
+    return found
 
 
 def rounds(histories: Histories) -> int:

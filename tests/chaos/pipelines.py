@@ -48,6 +48,16 @@ DEFINITIONS: Final[tuple[dict[str, Any], ...]] = (
             {"name": "second", "agent": "beta", "needs": ["first"]},
         ],
     },
+    {
+        "name": "undone",
+        "cancel_grace_seconds": 5.0,
+        "stages": [
+            {"name": "first", "agent": "alpha", "compensate": {"agent": "beta", "retry": _RETRY}},
+            {"name": "second", "agent": "beta", "needs": ["first"], "compensate": {"agent": "beta", "retry": _RETRY}},
+            {"name": "beside", "agent": "alpha", "needs": ["first"], "compensate": {"agent": "alpha", "retry": _RETRY}},
+            {"name": "last", "agent": "beta", "needs": ["second"]},
+        ],
+    },
     ALONE,
 )
 
@@ -65,6 +75,8 @@ _KINDS: Final = (
     "stubborn",
     "commanded",
     "commanded",
+    "undone",
+    "undone",
 )
 
 
@@ -108,6 +120,10 @@ def plan_run(seed: int, number: int) -> RunPlan:
             )
         )
         ends |= {"cancelled"} if any(command.asked == "cancel" for command in commands) else set()
+    elif kind == "undone":
+        commands, ends = random.choice(
+            ((_asked(random, cancel=4.0), ends | {"cancelled", "failed"}), ((), frozenset({"failed"})))
+        )
     return RunPlan(
         key=f"{seed}-{number}",
         body={
@@ -159,6 +175,15 @@ def _script(kind: str, random: Random) -> tuple[str, dict[str, list[Step]]]:
             # The first holds the loop of its worker, whose leases are renewed nevertheless.
             blocking: Step = {"do": "block-loop", "seconds": random.uniform(0.2, 2)}
             return "chain", {"s0": [blocking], "s1": [{"do": "ignore-cancel", "seconds": random.uniform(0.5, 2)}]}
+        case "undone":
+            # (That nothing can be undone is not what ends a run differently.)
+            given_up: Step = {"do": "fail", "reason": "cannot"}
+            return "undone", {
+                "last": [{"do": "fail", "reason": "on-purpose", "seconds": random.uniform(0, 0.5)}],
+                "beside": [random.choice((_slow(0.5), {"do": "ignore-cancel", "seconds": random.uniform(0.5, 8)}))],
+                "compensate-second": [random.choice((_slow(0.2), given_up))],
+                "compensate-first": [flaky, flaky, _slow(0.1)],
+            }
         case "failing":
             broken: Step = {"do": "fail", "reason": "on-purpose"}
             return "chain", {random.choice(("s0", "s2")): [broken, _slow(0.1)]}

@@ -201,6 +201,7 @@ async def _check(world: World, store: RedisStore, submitter: Submitter, result: 
     await looked("acknowledged commands, carried out", lambda: checks.commands(histories, submitter))
     await looked("events decided again, the same bytes", lambda: checks.decisions(store, histories))
     await looked("attempts with one outcome", lambda: checks.outcomes(histories))
+    await looked("stages undone, in their order", lambda: checks.undone(store, histories))
     await looked("rounds without a step back", lambda: checks.rounds(histories))
     await looked("rows that equal the fold", lambda: checks.rows(url, states))
     await looked("places without parked entries", lambda: checks.parked(store, url))

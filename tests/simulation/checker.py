@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import TYPE_CHECKING, Any
 
 from tailrace.core.codec import decode_command, encode
 from tailrace.core.commands import ApplyReport
-from tailrace.core.events import Event, StageCompleted, TaskDispatched, TaskStopped
+from tailrace.core.events import TaskDispatched
 from tailrace.core.store.memory.queue import FINAL
 from tailrace.core.store.port import RawEntry
 from tailrace.core.testing.invariants import check_history
-from tailrace.core.workflow.history import Record, fold
+from tailrace.core.workflow.history import Record, fold, gives_output
 from tailrace.projections.batch import replay
 from tests.support.audit import audit, record
 
@@ -95,7 +95,7 @@ def _check_outcomes(world: World, records: dict[str, list[Record]]) -> Iterator[
                 if report.kind in FINAL:
                     decided[report.task_id, report.worker, report.delivery, report.kind] += 1
             event = item.event
-            if _gives(event) and event.output not in world.handlers.outputs.get(event.task_id, ()):
+            if gives_output(event) and event.output not in world.handlers.outputs.get(event.task_id, ()):
                 yield f"no handler gave the output of {event.task_id}: {event.output}"
         yield from _check_undone(world, history)
     for outcome, times in decided.items():
@@ -110,17 +110,12 @@ def _check_outcomes(world: World, records: dict[str, list[Record]]) -> Iterator[
         yield f"the outcome {outcome} was decided and never taken from a worker"
 
 
-def _gives(event: Event) -> TypeGuard[StageCompleted | TaskStopped]:
-    """Whether somebody's work is in the event, done in time or too late."""
-    return isinstance(event, StageCompleted) or (isinstance(event, TaskStopped) and event.completed)
-
-
 def _check_undone(world: World, history: Sequence[Record]) -> Iterator[str]:
     """A compensation had to undo what its stage gave last."""
     given: dict[str, Any] = {}
     for item in history:
         event = item.event
-        if _gives(event):
+        if gives_output(event):
             given[event.stage] = event.output
         elif isinstance(event, TaskDispatched) and event.compensation:
             for seen in world.handlers.undone.get(event.task_id, ()):

@@ -49,6 +49,11 @@ def test_a_stage_needs_little() -> None:
         (document({**A, "weight": -1}), "/stages/0/weight"),
         (document({**A, "needs": [1]}), "/stages/0/needs/0"),
         (document({**A, "params": 5}), "/stages/0/params"),
+        (document({**A, "compensate": "x"}), "/stages/0/compensate"),
+        (document({**A, "compensate": {}}), "/stages/0/compensate"),
+        (document({**A, "compensate": {"agent": "No name"}}), "/stages/0/compensate/agent"),
+        (document({**A, "compensate": {"agent": "x", "retry": {"factor": 0}}}), "/stages/0/compensate/retry/factor"),
+        (document(A, cancel_grace_seconds=0), "/cancel_grace_seconds"),
         (document({**A, "retry": {"max_attempts": 0}}), "/stages/0/retry/max_attempts"),
         (document({**A, "retry": {"max_attempts": 101}}), "/stages/0/retry/max_attempts"),
         (document({**A, "retry": {"factor": 0.5}}), "/stages/0/retry/factor"),
@@ -163,3 +168,24 @@ def test_any_graph_is_a_pipeline_or_says_why_not(needs: list[list[int]]) -> None
     for name, ancestors in found.ancestors.items():
         assert name not in ancestors
         assert set(found.stages[name].needs) <= set(ancestors)
+
+
+def test_a_definition_without_compensation_keeps_its_hash() -> None:
+    """As it was before there was any: runs know their definition by it."""
+    assert diamond().hash == "b22acb1ad0d718625dd38b0eb3cd0bfbb495f293353cde48f5059f5ef4158daa"
+    assert Pipeline(parse_definition(document(A))).compensations == {}
+
+
+def test_a_compensation_is_work_of_its_own() -> None:
+    """Another agent, an action that is never the stage's own, and a limit and attempts of its own."""
+    compensate = {"agent": "y", "timeout_seconds": 5.0, "retry": {"max_attempts": 7}}
+    stages = ({**A, "action": "make", "start_timeout_seconds": 1.0, "compensate": compensate}, {**B, "needs": ["a"]})
+    pipeline = Pipeline(parse_definition(document(*stages, cancel_grace_seconds=2.5)))
+    assert pipeline.agents == ("x", "y")
+    assert pipeline.cancel_grace_us == 2_500_000
+    (undoing,) = pipeline.compensations.values()
+    assert (undoing.name, undoing.agent, undoing.action) == ("a", "y", "compensate-make")
+    assert (undoing.timeout_seconds, undoing.start_timeout_seconds, undoing.retry.max_attempts) == (5.0, None, 7)
+    plain = Pipeline(parse_definition(document({**A, "compensate": {"agent": "x", "action": "undo"}})))
+    assert (plain.compensations["a"].action, plain.cancel_grace_us) == ("undo", 10_000_000)
+    assert plain.hash != Pipeline(parse_definition(document(A))).hash

@@ -136,3 +136,13 @@ async def test_simulate_must_be_a_table(tmp_path: Path) -> None:
     with pytest.raises(TaskError) as caught:
         await run_action(simulated_agent("worker"), "stage", LocalContext(tmp_path), input={"simulate": [1]})
     assert caught.value.reason == "simulation-invalid"
+
+
+async def test_a_compensation_has_steps_of_its_own(tmp_path: Path) -> None:
+    """They stand under a key of their own; without them it succeeds, whatever its stage does."""
+    script = {"simulate": {"build": [{"do": "fail"}], "compensate-build": [{"output": {"undone": True}}]}}
+    context = LocalContext(tmp_path, stage="build", attempt=2, compensating=True)
+    output = await run_action(simulated_agent("worker"), "compensate-build", context, input=script)
+    assert output == {"simulated": "succeed", "stage": "build", "attempt": 2, "undone": True}
+    del script["simulate"]["compensate-build"]
+    assert (await run_action(simulated_agent("worker"), "compensate-build", context, input=script))["attempt"] == 2

@@ -19,7 +19,7 @@ from tailrace.core.commands import (
 from tailrace.core.engine.plan import plan
 from tailrace.core.ids import child_traceparent, span_id, span_id_of
 from tailrace.core.testing import builders
-from tailrace.core.testing.builders import TRACEPARENT, diamond, line
+from tailrace.core.testing.builders import TRACEPARENT, diamond, line, pipeline, undone
 from tailrace.core.testing.history import History
 from tailrace.core.workflow.history import Record, step
 from tailrace.infra.telemetry.document import run_spans, trace_document
@@ -430,3 +430,26 @@ def test_span_ids_are_hex_of_the_right_length(run: History) -> None:
         assert len(bytes.fromhex(span.trace_id)) == 16
         assert len(bytes.fromhex(span.span_id)) == 8
     assert span_id_of(TRACEPARENT) == REQUEST
+
+
+def test_undoing_has_spans_of_its_own() -> None:
+    """Beside those of the stages, under the workflow; what was open when the run began to end ends there."""
+    history = History(pipeline(undone("build"), undone("test", "build"), builders.stage("ship", "build")))
+    history.create(type="app", name="an app")
+    history.complete("build")
+    history.start("test")
+    history.advance(1)
+    history.fail("ship", retryable=False)
+    history.advance(1)
+    history.report(builders.cancelled(history.task_id("test")))
+    history.complete("build")
+    spans = encoded(traced(history))
+    workflow, undoing = only(spans, "workflow app"), only(spans, "compensate build")
+    assert (undoing.parent_id, value(undoing, "tailrace.status")) == (workflow.span_id, "completed")
+    assert value(only(spans, "stage test"), "tailrace.status") == "cancelled"
+    assert only(spans, "stage test").end == workflow.end - 1_000_000
+    (sent,) = [span for span in named(spans, "send tasks") if value(span, "tailrace.task_id") == "run-1:build:2"]
+    assert sent.parent_id == undoing.span_id
+    assert [event.name for event in workflow.events] == ["compensation.started", "task.stopped"]
+    assert len({span.span_id for span in spans}) == len(spans)
+    assert [span.name for span in run_spans(history.records, reconstruct=False)].count("compensate build") == 1

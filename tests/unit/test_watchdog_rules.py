@@ -348,6 +348,54 @@ def test_ended_runs(commands: list[tuple[float, Command]], expected: str | None,
     assert verdict.diagnosis.healthy is ("failed" not in words and "bad" not in words)
 
 
+UNDONE = builders.pipeline(
+    builders.undone("build", agent="builder", undo="undoer"), builders.stage("ship", "build", agent="builder")
+)
+
+
+def built(*then: tuple[float, Command], at: float = 10.0) -> World:
+    """A run whose first stage is done, and whose second one has begun; it has no entry that would be asked about."""
+    begun = ApplyReport(report=builders.started(f"{RUN}:ship:1"))
+    world = World((1.0, ApplyReport(report=builders.completed(TASK))), (2.0, begun), *then, at=at, pipeline=UNDONE)
+    world.entry = None
+    return world
+
+
+def test_a_run_that_waits_for_a_handler_says_for_whom() -> None:
+    """Until the grace is over that is as planned; then its timer is late."""
+    world = built((3.0, CancelWorkflow(reason="too dear")))
+    assert cause(world) == (None, False, False)
+    assert "cancelled (too dear); what its stages did is undone before it ends: 0 undone, 1 left" in _summary(world)
+    assert f"told to stop ({RUN}:ship:1), at most for another 3.0 s" in _summary(world)
+    late = built((3.0, CancelWorkflow()), at=20.0)
+    assert cause(late) == ("timer-overdue", True, False)
+    assert "the grace timer is 7.0 s late" in _summary(late)
+
+
+def test_a_task_that_undoes_is_judged_by_its_own_agent() -> None:
+    """Nobody plays it: that is why the run does not end."""
+    world = built((3.0, ApplyReport(report=builders.failed(f"{RUN}:ship:1", retryable=False))))
+    facts = world.facts()
+    queue = replace(world.queue, agent="undoer")
+    undoer = AgentFacts(agent="undoer", queue=queue, workers=(), store_id="store", now=world.now)
+    verdict = judge(replace(facts, agents={**facts.agents, "undoer": undoer}))
+    assert (verdict.diagnosis.cause, verdict.is_stall, verdict.scope) == ("no-worker", True, "agent undoer")
+    assert verdict.diagnosis.suggestion == "tailrace worker undoer"
+
+
+def test_what_could_not_be_undone_is_said_of_an_ended_run() -> None:
+    """By name."""
+    world = built(
+        (3.0, ApplyReport(report=builders.failed(f"{RUN}:ship:1", retryable=False))),
+        (4.0, ApplyReport(report=builders.failed(f"{RUN}:build:2", retryable=False))),
+    )
+    assert "what stages build did could not be undone" in _summary(world)
+
+
+def _summary(world: World) -> str:
+    return world.judged().diagnosis.summary
+
+
 def test_what_could_not_be_asked_is_not_guessed() -> None:
     """Without the workers nobody is called missing."""
     facts = replace(World().facts(), agents={"builder": None}, unreachable=("workers of agent builder",))

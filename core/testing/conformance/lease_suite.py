@@ -8,7 +8,7 @@ from msgspec.structs import replace
 from tailrace.core.clock import to_us
 from tailrace.core.commands import CancelWorkflow, RedispatchTask, RetryWorkflow
 from tailrace.core.store.port import Delivery, ReportEntry, TaskQueue
-from tailrace.core.testing.builders import completed, pipeline, stage, workflow_id_in
+from tailrace.core.testing.builders import completed, pipeline, stage, undone, workflow_id_in
 from tailrace.core.testing.conformance.harness import Harness, pass_time
 from tailrace.core.testing.conformance.queue_suite import RUN, prepared, taken, worker
 from tailrace.core.testing.runner import Runner
@@ -270,6 +270,27 @@ class LeaseSuite:
         assert await held(backend) == 0
         assert await waiting(backend) == []
         assert await queue.report([(delivery, completed(delivery.message.task_id), "")]) == [False]
+
+    async def test_who_waits_for_the_end_of_a_dead_workers_task_is_told(self, backend: Harness) -> None:
+        """Once its lease has run out, by whoever looks: the store reports that it stopped. Until then nothing is undone."""
+        queue, other = await worker(backend), await worker(backend, "w2")
+        runner = Runner(backend.store, pipeline(undone("done"), stage("held"), cancel_grace_seconds=600.0))
+        await runner.prepare()
+        await runner.create(RUN)
+        done, held_task = await queue.take(2, block_seconds=0)
+        await queue.report([(done, completed(done.message.task_id), "")])
+        await runner.apply_reports(RUN)
+        assert (await runner.carry_out(RUN, CancelWorkflow())).outcome == "ok"
+        assert await other.take(5, block_seconds=0) == []
+        assert await waiting(backend) == []
+        await pass_time(backend, backend.limits.lease_seconds)
+        assert await other.claim(5) == []
+        (entry,) = await waiting(backend)
+        assert entry.report is not None
+        assert (entry.report.kind, entry.report.task_id) == ("stopped", held_task.message.task_id)
+        await runner.apply_reports(RUN)
+        (undoing,) = await other.take(5, block_seconds=0)
+        assert undoing.message.task_id == f"{RUN}:done:2"
 
     async def test_a_released_task_is_free_at_once_and_not_counted(self, backend: Harness) -> None:
         """Whoever claims it has the same delivery; the one who let go has lost it."""

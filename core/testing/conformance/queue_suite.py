@@ -20,6 +20,8 @@ from tailrace.core.testing.builders import (
     progressed,
     stage,
     started,
+    stopped,
+    undone,
     workflow_id_in,
 )
 from tailrace.core.testing.conformance.harness import Harness, everything, pass_time
@@ -217,6 +219,45 @@ class QueueSuite:
         assert await queue.take(5, block_seconds=0) == []
         assert sum(found.backlog for found in await backend.store.queues(["agent"])) == 0
         assert await backend.store.open_entries(RUN) == []
+
+    async def test_who_waits_for_the_end_of_a_queued_task_is_told_at_once(self, backend: Harness) -> None:
+        """A task that nobody took is at an end when it is closed: the store reports that it stopped, in the same step."""
+        runner = Runner(backend.store, pipeline(undone("only")))
+        await runner.prepare()
+        await runner.create(RUN)
+        assert (await runner.carry_out(RUN, CancelWorkflow())).outcome == "ok"
+        assert (await runner.state(RUN)).ending is not None
+        (entry,) = await runner.reports(RUN)
+        assert entry.report == stopped(f"{RUN}:only:1")
+        assert [result.outcome for result in await runner.apply_reports(RUN)] == ["ok"]
+        assert (await runner.state(RUN)).status == "cancelled"
+        assert await runner.reports(RUN) == []
+
+    async def test_a_compensation_reads_what_its_stage_gave(self, backend: Harness) -> None:
+        """It goes to the agent that undoes, with the inputs of the stage and its output."""
+        runner = Runner(
+            backend.store, pipeline(stage("first"), undone("second", "first", undo="undoer"), stage("third", "second"))
+        )
+        await runner.prepare()
+        await runner.create(RUN, input={"n": 1})
+        queue = await worker(backend)
+        for output in ("one", "two"):
+            (delivery,) = await queue.take(1, block_seconds=0)
+            await queue.report([(delivery, completed(delivery.message.task_id, output), "")])
+            await runner.apply_reports(RUN)
+        (delivery,) = await queue.take(1, block_seconds=0)
+        await queue.report([(delivery, failed(delivery.message.task_id, retryable=False), "")])
+        await runner.apply_reports(RUN)
+        undoer = backend.queue("undoer", "w2")
+        await undoer.join()
+        (undoing,) = await undoer.take(5, block_seconds=0)
+        assert (undoing.message.task_id, undoing.message.compensation) == (f"{RUN}:second:2", True)
+        assert undoing.message.action == "compensate-second"
+        (given,) = await undoer.inputs([undoing.message])
+        assert (given["input"], given["stages"]) == ({"n": 1}, {"first": "one", "second": "two"})
+        await undoer.report([(undoing, completed(undoing.message.task_id), "")])
+        await runner.apply_reports(RUN)
+        assert (await runner.state(RUN)).status == "failed"
 
     async def test_a_delivered_task_that_is_closed_is_to_be_cancelled(self, backend: Harness) -> None:
         """Its worker is told with the next renewal, from the loop or from the keeper; its last report removes it."""

@@ -19,12 +19,23 @@ from tailrace.core.commands import (
     RetryWorkflow,
 )
 from tailrace.core.store.port import RawEntry
-from tailrace.core.testing.builders import completed, diamond, failed, progressed, started
+from tailrace.core.testing.builders import (
+    completed,
+    diamond,
+    failed,
+    pipeline,
+    progressed,
+    stage,
+    started,
+    stopped,
+    undone,
+)
 from tailrace.core.workflow.history import Snapshot
 from tests.integration.projections.run_log import SEVEN, RunLog
 from tests.integration.projections.support import Database, project
 
 DIAMOND = diamond()
+UNDONE = pipeline(undone("first"), undone("second", "first", undo="undoer"), stage("third", "second"))
 
 
 def eventful(log: RunLog) -> None:
@@ -35,6 +46,10 @@ def eventful(log: RunLog) -> None:
     log.create("again")
     log.create("stalled")
     log.create("waiting", description="d", requirements="r", priority="high")
+    for workflow_id in ("undone", "undoing"):
+        undo(log, workflow_id)
+    log.do("undone", ApplyReport(report=failed("undone:second:2", retryable=False)), pipeline=UNDONE)
+    log.finish("undone", pipeline=UNDONE)
     log.finish("done")
     log.advance("cancelled", pipeline=DIAMOND)
     log.do("cancelled", ApplyReport(report=started("cancelled:left:1")), pipeline=DIAMOND)
@@ -56,6 +71,15 @@ def eventful(log: RunLog) -> None:
     log.do("stalled", FlagStall(cause="overdue", hop="worker", summary="late"))
 
 
+def undo(log: RunLog, workflow_id: str) -> None:
+    """A run that was cancelled after two stages, and has begun to undo them."""
+    log.create(workflow_id, pipeline=UNDONE)
+    log.advance(workflow_id, pipeline=UNDONE)
+    log.advance(workflow_id, pipeline=UNDONE)
+    log.do(workflow_id, CancelWorkflow(reason="enough"), pipeline=UNDONE)
+    log.do(workflow_id, ApplyReport(report=stopped(f"{workflow_id}:third:1")), pipeline=UNDONE)
+
+
 def fail_stage(log: RunLog, workflow_id: str) -> None:
     """Fail every attempt of a run's first stage."""
     for attempt in (1, 2, 3):
@@ -69,7 +93,7 @@ def fail_stage(log: RunLog, workflow_id: str) -> None:
 def stage_facts(row: dict[str, Any]) -> tuple[Any, ...]:
     """What of a stage's row the state says as well."""
     times = tuple(row[name] and from_datetime(row[name]) for name in ("started_at", "finished_at", "retry_at"))
-    return (row["stage"], row["status"], row["weight"], row["attempt"], row["tries"], *times)
+    return (row["stage"], row["status"], row["weight"], row["attempt"], row["tries"], row["compensation"], *times)
 
 
 async def check_run(db: Database, workflow_id: str, snapshot: Snapshot) -> None:
@@ -86,7 +110,17 @@ async def check_run(db: Database, workflow_id: str, snapshot: Snapshot) -> None:
     assert (row["stall"] and row["stall"]["cause"]) == (state.stall and state.stall.cause)
     stages = await db.rows("SELECT * FROM tailrace.stages WHERE workflow_id = $1 ORDER BY ordinal", workflow_id)
     assert [stage_facts(stage) for stage in stages] == [
-        (name, s.status, s.weight, s.attempt, s.tries, s.started_at, s.finished_at, s.retry_at)
+        (
+            name,
+            s.status,
+            s.weight,
+            s.attempt,
+            s.tries,
+            state.compensation_of(name),
+            s.started_at,
+            s.finished_at,
+            s.retry_at,
+        )
         for name, s in state.stages.items()
     ]
     outputs = {stage["stage"]: stage["output"] for stage in stages if stage["output_attempt"] is not None}
@@ -162,6 +196,29 @@ async def test_tasks_tell_the_story_of_each_attempt(postgres_url: str, log: RunL
     assert [(row["task_id"], row["status"], row["error"]["reason"], row["worker"]) for row in rows] == [
         (f"a:initialization:{attempt}", "failed", "handler-error", "w1") for attempt in (1, 2, 3)
     ]
+
+
+async def test_undoing_shows_in_stages_and_tasks(postgres_url: str, log: RunLog, db: Database) -> None:
+    """How far it is, beside the status that the stage has; its tasks are told from those that did the work."""
+    eventful(log)
+    await project(postgres_url, log, db, batch_size=1, views=1)
+    asked = "SELECT stage, status, compensation FROM tailrace.stages WHERE workflow_id = $1 ORDER BY ordinal"
+    assert [tuple(row.values()) for row in await db.rows(asked, "undoing")] == [
+        ("first", "completed", "pending"),
+        ("second", "completed", "running"),
+        ("third", "cancelled", None),
+    ]
+    assert [tuple(row.values()) for row in await db.rows(asked, "undone")] == [
+        ("first", "completed", "completed"),
+        ("second", "completed", "failed"),
+        ("third", "cancelled", None),
+    ]
+    asked = "SELECT task_id, agent, status FROM tailrace.tasks WHERE workflow_id = 'undone' AND compensation ORDER BY 1"
+    assert [tuple(row.values()) for row in await db.rows(asked)] == [
+        ("undone:first:2", "agent", "completed"),
+        ("undone:second:2", "undoer", "failed"),
+    ]
+    assert await db.value("SELECT status FROM tailrace.workflows WHERE workflow_id = 'undoing'") == "running"
 
 
 async def test_open_tasks_of_a_run_that_ended_become_cancelled(postgres_url: str, log: RunLog, db: Database) -> None:
