@@ -33,7 +33,7 @@ class CreateWorkflow(Command, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class CancelWorkflow(Command, frozen=True, kw_only=True, omit_defaults=True):
-    """End the run as cancelled."""
+    """End the run as cancelled, after what its stages did is undone where they declare how."""
 
     reason: str = ""
 
@@ -49,7 +49,7 @@ class ResumeWorkflow(Command, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class RetryWorkflow(Command, frozen=True, kw_only=True, omit_defaults=True):
-    """Open a new round: from `from_stage` on, or of all that did not complete."""
+    """Open a new round: from `from_stage` on, or of all that did not complete; and of what was undone, or needs what was."""
 
     from_stage: str | None = None
 

@@ -14,6 +14,8 @@ def _tell(workflow_id: str, command: str, body: dict[str, Any], as_json: bool) -
     workflow = gateway().post(path("workflows", workflow_id, command), body)
     if as_json:
         print_json(workflow)
+    elif command == "cancel" and workflow["status"] != "cancelled":
+        click.echo(f"{workflow_id} is {workflow['status']}: what its stages did is undone, then it ends as cancelled")
     else:
         click.echo(f"{workflow_id} is {workflow['status']}")
 
@@ -23,7 +25,7 @@ def _tell(workflow_id: str, command: str, body: dict[str, Any], as_json: bool) -
 @click.option("--reason", default="", help="Why; it is kept with the event.")
 @json_option
 def cancel_command(workflow_id: str, reason: str, as_json: bool) -> None:
-    """End a run; its handlers are told to stop.
+    """End a run; its handlers are told to stop, and what its stages did is undone first where they declare how.
 
     \b
     Example:

@@ -59,7 +59,8 @@ def show_definition(name: str, as_json: bool) -> None:
     definition = document.get("definition", document)
     for stage in definition["stages"]:
         needs = ", ".join(stage.get("needs", ())) or "-"
-        click.echo(f"{stage['name']:<20} agent {stage['agent']:<14} needs {needs}")
+        undone = f", undone by {stage['compensate']['agent']}" if "compensate" in stage else ""
+        click.echo(f"{stage['name']:<20} agent {stage['agent']:<14} needs {needs}{undone}")
 
 
 @definitions_command.command("validate")

@@ -32,7 +32,7 @@ def test_every_history_keeps_the_promises(first: int) -> None:
 def test_a_seed_gives_the_same_history_each_time() -> None:
     """Also in another process, where hashes of texts are others."""
     environment = {**os.environ, "PYTHONHASHSEED": "4711"}
-    for seed in (3, 17):
+    for seed in (17, 18):
         lines = simulate(seed, traced=True).lines
         assert lines == simulate(seed, traced=True).lines
         again = subprocess.run(

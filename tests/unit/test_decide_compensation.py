@@ -195,6 +195,24 @@ def test_the_grace_bounds_the_wait() -> None:
     checked(run)
 
 
+def test_a_stage_is_undone_once_in_a_round() -> None:
+    """Two of its attempts did their work too late, the second of them while the first is undone: that one is ignored."""
+    twice = RetryPolicy(max_attempts=2, backoff_seconds=1.0)
+    run = History(pipeline(undone("a", timeout_seconds=30.0, retry=twice), cancel_grace_seconds=5.0))
+    run.create()
+    run.start("a")
+    run.fire("attempt", "a")
+    run.fire("retry", "a")
+    run.start("a")
+    assert names(run.fire("attempt", "a"))[-1] == "CompensationStarted"
+    assert names(run.report(builders.completed("run-1:a:1", "first"))) == ["TaskStopped"]
+    assert names(run.fire("grace")) == ["CancelGraceEnded", "TaskDispatched"]
+    assert names(run.report(builders.completed("run-1:a:2", "second"))) == ["ReportIgnored", "TaskStopped"]
+    assert names(run.complete("a"))[-1] == "WorkflowFailed"
+    assert [task_id for task_id, _, _ in undoings(run)] == ["run-1:a:3"]
+    checked(run)
+
+
 def test_a_handler_that_timed_out_is_waited_for_too() -> None:
     """Its attempt failed long ago for the log; it may be at work all the same."""
     run = History(pipeline(undone("a"), stage("b", "a", timeout_seconds=30.0), cancel_grace_seconds=5.0))

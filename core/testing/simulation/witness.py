@@ -67,8 +67,11 @@ class Witness:
         if append.timer is None:
             return
         partition = self._data.partition_of(append.workflow_id)
-        oldest = partition.reports.oldest()
-        waits = oldest is not None and oldest[0] * 1000 <= append.timer.due_at
+        # What the append itself reports of tasks that it closed came with it, though its time begins with the millisecond.
+        closed = {closing.task_id for closing in append.closings if closing.awaited}
+        reports = ((entry_id, partition.read_report(entry_id, 0).report) for entry_id in partition.reports.entries)
+        waiting = [entry_id for entry_id, report in reports if not _tells_of(report, closed)]
+        waits = bool(waiting) and min(waiting)[0] * 1000 <= append.timer.due_at
         assert not waits, f"{append.timer.name} fires over a report that had come before it was due"
 
     def _check_undoing(self, append: Append, state: WorkflowState) -> None:
@@ -91,3 +94,7 @@ class Witness:
             named = (append.ownership.name, append.ownership.epoch)
             assert named == (owner.name, owner.epoch), f"{named} appends, and the owner is {owner}"
             assert self._data.clock.now() < owner.until_us, f"{owner} appends after its lease"
+
+
+def _tells_of(report: Report | None, closed: set[str]) -> bool:
+    return report is not None and report.kind == "stopped" and report.task_id in closed
