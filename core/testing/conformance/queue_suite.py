@@ -175,6 +175,22 @@ class QueueSuite:
         reports = await backend.store.read_reports(delivery.partition, count=10, block_seconds=0)
         assert [entry.report and entry.report.kind for entry in reports] == ["started", "progressed", "completed"]
 
+    async def test_reports_that_are_sent_together_count_in_their_order(self, backend: Harness) -> None:
+        """What comes behind the final one is lost, and what is wrong keeps nothing from its neighbours."""
+        queue = await worker(backend)
+        delivery = await taken(backend, queue)
+        task_id = delivery.message.task_id
+        sent = [
+            (replace(delivery, delivery=2), completed(task_id), ""),
+            (delivery, started(task_id), ""),
+            (delivery, completed(task_id), ""),
+            (delivery, progressed(task_id, 0.5), ""),
+            (delivery, completed(task_id), ""),
+        ]
+        assert await queue.report(sent) == [False, True, True, False, False]
+        reports = await backend.store.read_reports(delivery.partition, count=10, block_seconds=0)
+        assert [entry.report and entry.report.kind for entry in reports] == ["started", "completed"]
+
     async def test_a_report_counts_only_from_the_holder(self, backend: Harness) -> None:
         """Not from a stranger, and not with another delivery than the one that is held."""
         queue, stranger = await worker(backend), await worker(backend, "w2")
