@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tailrace.core.workflow.definition import compensating_action
 from tailrace.infra.parent import PARENT_VARIABLE
 from tests.chaos.pipelines import DEFINITIONS, plan_run
 from tests.chaos.schedule import schedule
@@ -55,8 +56,13 @@ def test_every_fault_ends_in_time() -> None:
 
 
 def test_every_run_has_a_definition() -> None:
-    """What is planned is what the definitions know: every scripted stage is one of theirs."""
-    stages = {document["name"]: {stage["name"] for stage in document["stages"]} for document in DEFINITIONS}
+    """What is planned is what the definitions know: every scripted stage, or its compensation, is one of theirs."""
+    stages = {
+        document["name"]: {
+            name for stage in document["stages"] for name in (stage["name"], compensating_action(stage["name"]))
+        }
+        for document in DEFINITIONS
+    }
     for number in range(500):
         plan = plan_run(1, number)
         assert set(plan.body["input"]["simulate"]) <= stages[plan.body["type"]]
