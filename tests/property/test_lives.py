@@ -144,10 +144,10 @@ class AnyLife(RuleBasedStateMachine):
             self.life.apply(view, 100, reverse=False)
             self.life.check()
 
-    @precondition(lambda self: self.life.held)
     @rule(outcomes=st.lists(st.sampled_from((None, None, FAILURE, HOPELESS)), min_size=2, max_size=4), view=views)
     def end_together(self, outcomes: list[Failure | None], view: int) -> None:
         """Several tasks end, and are decided as one batch: the end of one may close what that of another one dispatched."""
+        self.take_all("w1")
         for error in outcomes:
             self.life.say(0, "completed" if error is None else "failed", error=error)
         self.life.apply(view, 100, reverse=False)
@@ -182,6 +182,10 @@ class AnyLife(RuleBasedStateMachine):
     @rule(view=views)
     def apply_all(self, view: int) -> None:
         self.life.apply(view, 100, reverse=False)
+
+    @rule(view=views)
+    def drain(self, view: int) -> None:
+        self.life.drain(view)
 
     @precondition(lambda self: self.life.batch)
     @rule(view=views)
@@ -223,7 +227,7 @@ def test_any_life_keeps_what_is_promised() -> None:
     run_state_machine_as_test(
         AnyLife,
         settings=settings(
-            max_examples=400,
+            max_examples=300,
             stateful_step_count=50,
             deadline=None,
             print_blob=True,
