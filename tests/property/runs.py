@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
+from tailrace.core.codec import decode_event, encode_event
 from tailrace.core.commands import (
     CancelWorkflow,
     Command,
@@ -23,7 +25,15 @@ from tailrace.core.events import Event, Failure
 from tailrace.core.testing import builders
 from tailrace.core.testing.history import History
 from tailrace.core.workflow.definition import Definition, Pipeline, RetryPolicy, StageDefinition, validate
+from tailrace.core.workflow.history import Record
 from tailrace.core.workflow.policy import Timer, timers
+
+bounded = settings(
+    max_examples=70,
+    deadline=None,
+    print_blob=True,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
 
 #: What can happen; the more often a word stands here, the more often it does.
 HAPPENINGS: Final = (
@@ -178,3 +188,11 @@ class RandomRun:
             case _:
                 return []
         return self.history.report(report)
+
+
+def reread(record: Record) -> Record:
+    """A record as a reader gets it: encoded and decoded."""
+    data = encode_event(record.event, at=record.at, command=record.command)
+    decoded = decode_event(record.type, data)
+    fields = {name: getattr(record, name) for name in record.__struct_fields__}
+    return Record(**{**fields, "at": decoded.at, "event": decoded.event, "command": decoded.command})

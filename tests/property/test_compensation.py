@@ -20,8 +20,7 @@ from tailrace.core.workflow.definition import CompensationDefinition, Definition
 from tailrace.core.workflow.history import DecidedEvent
 from tailrace.core.workflow.policy import expectation, timers
 from tailrace.core.workflow.state import WorkflowState, encode_state
-from tests.property.runs import HAPPENINGS, Happening, RandomRun, pipelines
-from tests.property.test_decider import bounded, reread
+from tests.property.runs import HAPPENINGS, Happening, RandomRun, bounded, pipelines, reread
 
 #: Handlers that were told to stop do so in four ways; and more runs end before they have completed.
 WORDS: Final = (
