@@ -11,6 +11,7 @@ from tailrace.core.codec import DecodedEvent, decode_event
 from tailrace.core.commands import Report
 from tailrace.core.engine.command_handler import CommandHandler
 from tailrace.core.engine.orchestrator import Orchestrator
+from tailrace.core.errors import TailraceError
 from tailrace.core.events import WorkflowStalled
 from tailrace.core.partitioning import partition_of
 from tailrace.core.redis_backend.store import RedisStore
@@ -164,7 +165,7 @@ class Worker:
         while True:
             free = self.slots - len(self.held)
             if self.taking and free:
-                for delivery in await self.queue.take(free, block_seconds=0.1):
+                for delivery in await self._taken(free):
                     task_id = delivery.message.task_id
                     self.held[task_id] = delivery
                     await self.queue.report([(delivery, builders.started(task_id, worker=self.name), "")])
@@ -173,6 +174,13 @@ class Worker:
                     await self.queue.report([(delivery, self.outcome(task_id), "")])
                     del self.held[task_id]
             await asyncio.sleep(0.05)
+
+    async def _taken(self, free: int) -> list[Delivery]:
+        """As a worker does: what the store can't do now is tried again."""
+        try:
+            return await self.queue.take(free, block_seconds=0.1)
+        except TailraceError:
+            return []
 
 
 @asynccontextmanager
