@@ -6,7 +6,7 @@ its task: there is no second place that knows what an event entails.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from typing import Final
 
 from msgspec.structs import replace
@@ -23,6 +23,8 @@ from tailrace.core.workflow.state import WorkflowState
 
 #: Priorities that go to the stream that is read first.
 URGENT: Final = frozenset({"high", "critical"})
+
+_DISPATCHED: Final = (TaskDispatched, TaskRedispatched)
 
 
 def plan(
@@ -44,28 +46,31 @@ def plan(
     final report; `reports` are the report entries that this append removes.
     """
     old, new = timers(before), timers(after)
-    open_before, open_after = set(_open_tasks(before)), set(_open_tasks(after))
+    open_before, open_after = _open_tasks(before), _open_tasks(after)
+    records: list[NewRecord] = []
+    outputs: dict[str, bytes] = {}
+    dispatches: list[Dispatch] = []
+    created: bytes | None = None
+    for item, parent in zip(decided, traceparents, strict=True):
+        event = item.event
+        records.append(NewRecord(event=event, at=item.at, command=item.command, traceparent=parent))
+        if isinstance(event, _DISPATCHED):
+            if open_after.get(event.stage) == event.attempt:
+                dispatches.append(_dispatch(pipeline, after, event))
+        elif gives_output(event):
+            outputs[output_key(event.stage, event.attempt)] = encode(event.output)
+        elif isinstance(event, WorkflowCreated):
+            created = encode(event)
+    closed = sorted(place for place in open_before.items() if open_after.get(place[0]) != place[1])
     return Append(
         workflow_id=after.workflow_id,
         expected_version=0 if before is None else before.version,
-        records=[
-            NewRecord(event=item.event, at=item.at, command=item.command, traceparent=parent)
-            for item, parent in zip(decided, traceparents, strict=True)
-        ],
+        records=records,
         state=after if decided or rehydrate else None,
-        created=next((encode(item.event) for item in decided if isinstance(item.event, WorkflowCreated)), None),
-        outputs={
-            output_key(item.event.stage, item.event.attempt): encode(item.event.output)
-            for item in decided
-            if gives_output(item.event)
-        },
-        dispatches=[
-            _dispatch(pipeline, after, item.event)
-            for item in decided
-            if isinstance(item.event, TaskDispatched | TaskRedispatched)
-            and (item.event.stage, item.event.attempt) in open_after
-        ],
-        closings=[_closing(pipeline, before, after, place, reported) for place in sorted(open_before - open_after)],
+        created=created,
+        outputs=outputs,
+        dispatches=dispatches,
+        closings=[_closing(pipeline, before, after, place, reported) for place in closed],
         timers_set={name: due for name, due in new.items() if old.get(name) != due},
         timers_cleared=[name for name in old if name not in new],
         expect_at=expectation(pipeline, after),
@@ -81,11 +86,11 @@ def is_urgent(state: WorkflowState) -> bool:
     return state.priority in URGENT
 
 
-def _open_tasks(state: WorkflowState | None) -> Iterator[tuple[str, int]]:
-    if state is not None:
-        for name, stage in state.stages.items():
-            if stage.task is not None:
-                yield name, stage.task.attempt
+def _open_tasks(state: WorkflowState | None) -> dict[str, int]:
+    """Stages with an open task, and its attempt."""
+    if state is None:
+        return {}
+    return {name: stage.task.attempt for name, stage in state.stages.items() if stage.task is not None}
 
 
 def _closing(

@@ -1,5 +1,7 @@
 """`decide`: what a command means for a run, as events. Pure: the same pipeline, state, command and `now` give the same.
 
+`settle` is the same with the state that the events lead to, which deciding has to know in any case.
+
 A command that the state forbids raises `CommandRefused`. A report or timer that means nothing any more gives no event, or
 `ReportIgnored` where somebody's work was dropped; it never raises, because it has to leave its stream.
 """
@@ -52,8 +54,8 @@ from tailrace.core.events import (
 from tailrace.core.ids import TaskId
 from tailrace.core.workflow.compensation import end, end_grace, grace_until, late, undo
 from tailrace.core.workflow.definition import Pipeline
-from tailrace.core.workflow.dispatching import dispatch, dispatch_again, fold, work_of
-from tailrace.core.workflow.evolve import create, evolve
+from tailrace.core.workflow.dispatching import Course, dispatch, dispatch_again, fold, work_of
+from tailrace.core.workflow.evolve import create
 from tailrace.core.workflow.policy import retry_delay_us
 from tailrace.core.workflow.state import Ending, OpenTask, StageState, WorkflowState
 
@@ -74,22 +76,35 @@ _PROGRESS: Final = (
     WorkflowCancelled,
 )
 
+#: Reports that show that somebody works on a task; one of another kind is of a later build.
+_OF_TASKS: Final = frozenset({"started", "progressed", "completed", "failed", "poison", "cancelled"})
+
 
 def decide(pipeline: Pipeline, state: WorkflowState | None, command: Command, now: int) -> list[Event]:
     """The events that `command` leads to at `now` (microseconds since the epoch).
 
     `state` is None only for `CreateWorkflow`. Raises `CommandRefused` or `InvalidInput` for what a person asked and can't have.
     """
+    return settle(pipeline, state, command, now).events
+
+
+def settle(
+    pipeline: Pipeline, state: WorkflowState | None, command: Command, now: int, traceparent: str = ""
+) -> Course:
+    """As `decide`, with the state after the events. `traceparent` is that of a run that begins."""
     if isinstance(command, CreateWorkflow):
         if state is not None:
             raise CommandRefused("create", state.status, allowed_commands(state), "the workflow exists already")
-        return _create(pipeline, command, now)
+        return _create(pipeline, command, now, traceparent)
     if state is None:
         raise InvalidInput(f"{type(command).__name__} needs a workflow")
-    events = _decide(pipeline, state, command, now)
-    if state.stall is not None and any(isinstance(event, _PROGRESS) for event in events):
-        events.insert(0, StallCleared(cause=state.stall.cause))
-    return events
+    course = Course(state, now)
+    _decide(pipeline, course, command, now)
+    if state.stall is not None and any(isinstance(event, _PROGRESS) for event in course.events):
+        cleared = Course(state, now)
+        cleared.take(StallCleared(cause=state.stall.cause), *course.events)
+        return cleared
+    return course
 
 
 def allowed_commands(state: WorkflowState) -> tuple[str, ...]:
@@ -105,28 +120,30 @@ def allowed_commands(state: WorkflowState) -> tuple[str, ...]:
             assert_never(state.status)
 
 
-def _decide(pipeline: Pipeline, state: WorkflowState, command: Command, now: int) -> list[Event]:
+def _decide(pipeline: Pipeline, course: Course, command: Command, now: int) -> None:
+    state = course.state
     match command:
         case ApplyReport(report=report):
-            return _apply_report(pipeline, state, report, now)
+            _apply_report(pipeline, course, report, now)
         case FireTimer():
-            return _fire_timer(pipeline, state, command, now)
+            course.take(*_fire_timer(pipeline, state, command, now))
         case CancelWorkflow(reason=reason):
             _require(state, "cancel")
-            return end(pipeline, state, Ending(outcome="cancelled", reason=reason), now)
+            course.take(*end(pipeline, state, Ending(outcome="cancelled", reason=reason), now))
         case PauseWorkflow(reason=reason):
             _require(state, "pause")
-            return [WorkflowPaused(reason=reason)]
+            course.take(WorkflowPaused(reason=reason))
         case ResumeWorkflow():
             _require(state, "resume")
-            resumed = WorkflowResumed()
-            return [resumed, *_advance(pipeline, evolve(state, resumed, now), now)]
+            course.take(WorkflowResumed())
+            course.take(*_advance(pipeline, course.state, now))
         case RetryWorkflow(from_stage=from_stage):
-            return _retry(pipeline, state, from_stage, now)
+            course.take(_retry(pipeline, state, from_stage))
+            course.take(*_advance(pipeline, course.state, now))
         case FlagStall():
-            return _flag(state, command)
+            course.take(*_flag(state, command))
         case RedispatchTask(task_id=task_id, reason=reason):
-            return _redispatch(pipeline, state, task_id, reason, now)
+            course.take(*_redispatch(pipeline, state, task_id, reason, now))
         case _:
             raise TypeError(f"no decision is known for {type(command).__name__}")
 
@@ -140,7 +157,7 @@ def _require(state: WorkflowState, command: str) -> None:
         raise CommandRefused(command, state.status, allowed, detail)
 
 
-def _create(pipeline: Pipeline, command: CreateWorkflow, now: int) -> list[Event]:
+def _create(pipeline: Pipeline, command: CreateWorkflow, now: int, traceparent: str) -> Course:
     created = WorkflowCreated(
         definition=pipeline.hash,
         type=command.type,
@@ -153,7 +170,10 @@ def _create(pipeline: Pipeline, command: CreateWorkflow, now: int) -> list[Event
         labels=command.labels,
         body_hash=command.body_hash,
     )
-    return [created, *_advance(pipeline, create(created, workflow_id=command.workflow_id, at=now), now)]
+    course = Course(create(created, workflow_id=command.workflow_id, at=now, traceparent=traceparent), now)
+    course.events.append(created)
+    course.take(*_advance(pipeline, course.state, now))
+    return course
 
 
 def _advance(pipeline: Pipeline, state: WorkflowState, now: int) -> list[Event]:
@@ -162,77 +182,76 @@ def _advance(pipeline: Pipeline, state: WorkflowState, now: int) -> list[Event]:
         return []
     if state.compensation is not None and state.compensation.ending is not None:
         return undo(pipeline, state, now)
-    if all(stage.status == "completed" for stage in state.stages.values()):
+    waiting = {name: stage for name, stage in state.stages.items() if stage.status != "completed"}
+    if not waiting:
         return [WorkflowCompleted()]
     if state.status == "paused":
         return []
     events: list[Event] = []
-    for name, stage in state.stages.items():
-        if (
-            stage.status == "pending"
-            and all(state.stages[need].status == "completed" for need in pipeline.stages[name].needs)
-        ) or (
-            stage.status == "running" and stage.task is None and stage.retry_at is not None and stage.retry_at <= now
-        ):
+    for name, stage in waiting.items():
+        task = stage.task
+        if task is not None:
+            if task.lost:
+                events.append(dispatch_again(pipeline, state, name, task, task.lost, now))
+        elif stage.status == "pending":
+            if waiting.keys().isdisjoint(pipeline.stages[name].needs):
+                events.append(dispatch(pipeline, state, name, now))
+        elif stage.status == "running" and stage.retry_at is not None and stage.retry_at <= now:
             events.append(dispatch(pipeline, state, name, now))
-        elif stage.task is not None and stage.task.lost:
-            events.append(dispatch_again(pipeline, state, name, stage.task, stage.task.lost, now))
     return events
 
 
-def _apply_report(pipeline: Pipeline, state: WorkflowState, report: Report, now: int) -> list[Event]:
+def _apply_report(pipeline: Pipeline, course: Course, report: Report, now: int) -> None:
+    state = course.state
     found = _open_task(state, report.task_id)
     if isinstance(found, str):
-        return late(pipeline, state, report, found, now)
+        course.take(*late(pipeline, state, report, found, now))
+        return
     name, _, task = found
     if report.kind == "lost":
-        return _redispatch(pipeline, state, report.task_id, "entry-gone", now)
-    events: list[Event] = []
-    if _is_news_of_start(task, report):
-        events.append(_start(pipeline, state, name, task, report, now))
+        course.take(*_redispatch(pipeline, state, report.task_id, "entry-gone", now))
+        return
+    if report.kind in _OF_TASKS and _is_news_of_start(task, report):
+        course.take(_start(pipeline, state, name, task, report, now))
     match report.kind:
         case "started":
-            return events
+            pass
         case "progressed":
             fraction = min(max(report.fraction, task.fraction), 1.0)
-            return [
-                *events,
+            course.take(
                 TaskProgressed(
                     task_id=report.task_id, stage=name, attempt=task.attempt, fraction=fraction, message=report.message
-                ),
-            ]
+                )
+            )
         case "completed":
-            completed = _completed(pipeline, state, name, task, report)
-            after = fold(state, [*events, completed], now)
-            return [*events, completed, *_advance(pipeline, after, now)]
+            course.take(_completed(pipeline, state, name, task, report))
+            course.take(*_advance(pipeline, course.state, now))
         case "failed" | "poison" | "cancelled":
-            after = fold(state, events, now)
             error = report.error or Failure(
                 reason="cancelled-by-worker" if report.kind == "cancelled" else report.kind,
                 message=report.message,
                 retryable=report.kind != "poison",
             )
-            return [*events, *_fail(pipeline, after, name, error, worker=report.worker, now=now)]
+            course.take(*_fail(pipeline, course.state, name, error, worker=report.worker, now=now))
         case _:
-            return [
+            course.take(
                 ReportIgnored(task_id=report.task_id, report=report.kind, reason="unknown-report", worker=report.worker)
-            ]
+            )
 
 
 def _open_task(state: WorkflowState, task_id: str) -> tuple[str, StageState, OpenTask] | str:
     """The stage and open task that `task_id` names, or the reason why there is none."""
+    for name, stage in state.stages.items():
+        if stage.task is not None and task_id == f"{state.workflow_id}:{name}:{stage.task.attempt}":
+            return name, stage, stage.task
     try:
         parsed = TaskId.parse(task_id)
     except Undecodable:
         return "unknown-task"
-    stage = state.stages.get(parsed.stage)
-    if stage is None or parsed.item is not None or parsed.workflow_id != state.workflow_id:
+    known = state.stages.get(parsed.stage)
+    if known is None or parsed.item is not None or parsed.workflow_id != state.workflow_id:
         return "unknown-task"
-    if parsed.attempt > stage.attempt:
-        return "unknown-task"
-    if stage.task is None or stage.task.attempt != parsed.attempt:
-        return "task-closed"
-    return parsed.stage, stage, stage.task
+    return "unknown-task" if parsed.attempt > known.attempt else "task-closed"
 
 
 def _is_news_of_start(task: OpenTask, report: Report) -> bool:
@@ -359,7 +378,7 @@ def _time_out(pipeline: Pipeline, state: WorkflowState, timer: FireTimer, task: 
     return []
 
 
-def _retry(pipeline: Pipeline, state: WorkflowState, from_stage: str | None, now: int) -> list[Event]:
+def _retry(pipeline: Pipeline, state: WorkflowState, from_stage: str | None) -> WorkflowRetried:
     _require(state, "retry")
     reset = {name for name, stage in state.stages.items() if stage.status != "completed"}
     # What needs a stage that was undone was made from what is not there any more.
@@ -373,8 +392,7 @@ def _retry(pipeline: Pipeline, state: WorkflowState, from_stage: str | None, now
         detail = "every stage completed, so a retry needs from_stage: the stage to run again from"
         raise CommandRefused("retry", state.status, allowed_commands(state), detail)
     ordered = tuple(name for name in state.stages if name in reset)
-    retried = WorkflowRetried(round=state.round + 1, reset=ordered, from_stage=from_stage)
-    return [retried, *_advance(pipeline, evolve(state, retried, now), now)]
+    return WorkflowRetried(round=state.round + 1, reset=ordered, from_stage=from_stage)
 
 
 def _flag(state: WorkflowState, command: FlagStall) -> list[Event]:

@@ -1,4 +1,4 @@
-"""Dispatches: which work a task of a stage does, and the events that put it into its agent's stream."""
+"""What decisions are made of: the course that events take, the work of a stage's task, and the events that dispatch it."""
 
 from __future__ import annotations
 
@@ -49,6 +49,23 @@ def dispatch_again(
         reason=reason,
         start_due_at=_start_due_at(work, now),
     )
+
+
+class Course:
+    """The `events` that a decision has come to so far, and the `state` after them; each is folded once."""
+
+    __slots__ = ("_at", "events", "state")
+
+    def __init__(self, state: WorkflowState, at: int) -> None:
+        self.state = state
+        self.events: list[Event] = []
+        self._at = at
+
+    def take(self, *events: Event) -> None:
+        """Go on with these."""
+        for event in events:
+            self.events.append(event)
+            self.state = evolve(self.state, event, self._at)
 
 
 def fold(state: WorkflowState, events: Iterable[Event], at: int) -> WorkflowState:

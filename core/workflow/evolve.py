@@ -70,9 +70,9 @@ def evolve(state: WorkflowState, event: Event, at: int) -> WorkflowState:
     return replace(changed, version=state.version + 1, updated_at=at)
 
 
-def remember(state: WorkflowState, command_id: str) -> WorkflowState:
-    """The state with the outcome of a command, which is the version it led to."""
-    return replace(state, commands=(*state.commands[1 - REMEMBERED_COMMANDS :], (command_id, state.version)))
+def remember(state: WorkflowState, command_id: str, *, version: int) -> WorkflowState:
+    """The state with the outcome of a command: the version of its first event."""
+    return replace(state, commands=(*state.commands[1 - REMEMBERED_COMMANDS :], (command_id, version)))
 
 
 def _stage(state: WorkflowState, name: str, **changes: Any) -> dict[str, StageState]:

@@ -12,10 +12,10 @@ from typing import Any, Final, TypeGuard
 import msgspec
 
 from tailrace.core.codec import CommandRecord, encode, record_command
-from tailrace.core.commands import Command, CreateWorkflow
+from tailrace.core.commands import Command
 from tailrace.core.errors import Undecodable
 from tailrace.core.events import Event, StageCompleted, TaskStopped, WorkflowCreated
-from tailrace.core.workflow.decide import decide
+from tailrace.core.workflow.decide import settle
 from tailrace.core.workflow.definition import Pipeline
 from tailrace.core.workflow.evolve import create, evolve, remember
 from tailrace.core.workflow.state import WorkflowState
@@ -91,15 +91,16 @@ def step(
     `at` never goes below that of the event before. Raises what `decide` raises.
     """
     at = now if state is None else max(now, state.updated_at)
-    events = decide(pipeline, state, command, at)
-    record = record_command(command, command_id=command_id, actor=actor, now=at) if events else None
-    decided = [
-        DecidedEvent(event=event, at=at, command=record if index == 0 else None) for index, event in enumerate(events)
-    ]
-    workflow_id = command.workflow_id if isinstance(command, CreateWorkflow) else ""
-    for item in decided:
-        state = _apply(state, item.event, item.at, item.command, workflow_id, traceparent)
-    return state, decided
+    course = settle(pipeline, state, command, at, traceparent)
+    if not course.events:
+        return state, []
+    record = record_command(command, command_id=command_id, actor=actor, now=at)
+    decided = [DecidedEvent(event=event, at=at) for event in course.events]
+    decided[0] = DecidedEvent(event=course.events[0], at=at, command=record)
+    after = course.state
+    if record.type not in _REMOVED_BY_APPEND:
+        after = remember(after, command_id, version=1 if state is None else state.version + 1)
+    return after, decided
 
 
 def apply(state: WorkflowState | None, record: Record) -> WorkflowState:
@@ -141,5 +142,5 @@ def _apply(
     else:
         state = evolve(state, event, at)
     if command is not None and command.type not in _REMOVED_BY_APPEND:
-        state = remember(state, command.id)
+        state = remember(state, command.id, version=state.version)
     return state
