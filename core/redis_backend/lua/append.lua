@@ -7,6 +7,9 @@
 -- Redis does not roll a failed script back. So nothing is written before the last check, and after the first write only
 -- calls follow that can't fail on what was checked. Removing comes first: it also lifts the memory limit for the rest.
 
+-- (A local is found at once, a global by its name each time.)
+local ARGV, KEYS, call = ARGV, KEYS, redis.call
+
 local SHARED = 8
 local LIMIT = 4 * 1024 * 1024
 local MOST = 2 ^ 53
@@ -56,10 +59,8 @@ local function list(width)
   if count % 1 ~= 0 or at + count * width > #ARGV then error('TAILRACE argument ' .. at .. ' counts too many') end
   local first = at + 1
   at = first + count * width
-  return {first, at - width}
+  return first, at - width
 end
-
-local function is_empty(items) return items[2] < items[1] end
 
 local function read_append(key)
   if at + 8 > #ARGV then error('TAILRACE ' .. #ARGV .. ' arguments') end
@@ -67,27 +68,29 @@ local function read_append(key)
     expect_at = ARGV[at + 4], workflow = ARGV[at + 5], timer = ARGV[at + 6], timer_due = ARGV[at + 7]}
   if run.expect_at ~= '' then number(at + 4) end
   at = at + 8
-  run.reports = list(1)
-  run.records = list(3)
-  run.outputs = list(2)
-  run.closings = list(4)
-  for index = run.closings[1], run.closings[2], 4 do
+  -- Each list of a run: where it begins, and where its last item does; an empty one ends before it begins.
+  run.reports, run.reports_end = list(1)
+  run.records, run.records_end = list(3)
+  run.outputs, run.outputs_end = list(2)
+  run.closings, run.closings_end = list(4)
+  for index = run.closings, run.closings_end, 4 do
     check_stream(index + 1)
     check_manner(index + 3)
   end
-  run.dispatches = list(7)
-  for index = run.dispatches[1], run.dispatches[2], 7 do
+  run.dispatches, run.dispatches_end = list(7)
+  for index = run.dispatches, run.dispatches_end, 7 do
     check_stream(index + 1)
     check_flag(index + 6)
   end
-  run.timers_set = list(2)
-  for index = run.timers_set[1], run.timers_set[2], 2 do number(index + 1) end
-  run.timers_cleared = list(1)
+  run.timers_set, run.timers_set_end = list(2)
+  for index = run.timers_set, run.timers_set_end, 2 do number(index + 1) end
+  run.timers_cleared, run.timers_cleared_end = list(1)
   if run.mode ~= 'create' and run.mode ~= 'append' and run.mode ~= 'rehydrate' then error('TAILRACE no mode ' .. run.mode) end
-  local writes = not (is_empty(run.records) and is_empty(run.outputs) and is_empty(run.closings)
-    and is_empty(run.dispatches) and is_empty(run.timers_set))
+  local has_records = run.records <= run.records_end
+  local writes = has_records or run.outputs <= run.outputs_end or run.closings <= run.closings_end
+    or run.dispatches <= run.dispatches_end or run.timers_set <= run.timers_set_end
   if run.state == '' and (run.mode == 'rehydrate' or writes) then error('TAILRACE what is written needs a state') end
-  if is_empty(run.records) and run.mode == 'create' then error('TAILRACE a run begins with a record') end
+  if not has_records and run.mode == 'create' then error('TAILRACE a run begins with a record') end
   if run.timer ~= '' and tonumber(run.timer_due) == nil then error('TAILRACE the timer has no due time') end
   return run
 end
@@ -100,11 +103,13 @@ for index = 1, runs do
 end
 if at ~= #ARGV + 1 then error('TAILRACE ' .. #ARGV .. ' arguments, ' .. (at - 1) .. ' expected') end
 
+-- (That of a run is seen when its version is read.)
 local TYPES = {'stream', 'hash', 'stream', 'zset', 'zset', 'hash', 'hash', 'hash'}
 for index, key in ipairs(KEYS) do
-  local found = redis.call('TYPE', key).ok
-  local kind = TYPES[index] or (index <= SHARED + runs and 'hash' or 'stream')
-  if found ~= 'none' and found ~= kind then error('TAILRACE key ' .. key .. ' is a ' .. found) end
+  if index <= SHARED or index > SHARED + runs then
+    local found = call('TYPE', key).ok
+    if found ~= 'none' and found ~= (TYPES[index] or 'stream') then error('TAILRACE key ' .. key .. ' is a ' .. found) end
+  end
 end
 
 local outcomes = {}
@@ -113,7 +118,7 @@ local function all(outcome, seq)
   return outcomes
 end
 
-local head = redis.call('HMGET', KEYS[2], 'seq', 'epoch')
+local head = call('HMGET', KEYS[2], 'seq', 'epoch')
 -- Another log than the one the caller joined, or none: Redis was emptied under it. What it decided is about something else.
 if head[2] ~= epoch then return all('diverged', 0) end
 local seq = tonumber(head[1] or '')
@@ -122,47 +127,49 @@ if seq == nil then error('TAILRACE key ' .. KEYS[2] .. ' has no seq') end
 local now
 local function time()
   if now == nil then
-    local parts = redis.call('TIME')
+    local parts = call('TIME')
     now = tonumber(parts[1]) * 1000000 + tonumber(parts[2])
   end
   return now
 end
 
 if owner_name ~= '' then
-  local owner = redis.call('HMGET', KEYS[6], 'name', 'epoch', 'until')
+  local owner = call('HMGET', KEYS[6], 'name', 'epoch', 'until')
   if owner[1] ~= owner_name or owner[2] ~= owner_epoch or tonumber(owner[3] or '0') <= time() then
     return all('not-owner', seq)
   end
 end
 
 -- Each run, report and timer once in a call: what is checked here is what is true when it is written.
-local seen = {}
-local function once(name)
-  if seen[name] then error('TAILRACE ' .. name .. ' comes twice') end
-  seen[name] = true
+local seen = {run = {}, report = {}, timer = {}}
+local function once(kind, name)
+  if seen[kind][name] then error('TAILRACE ' .. kind .. ' ' .. name .. ' comes twice') end
+  seen[kind][name] = true
+end
+
+local function has_lost_a_report(run)
+  for index = run.reports, run.reports_end do
+    local found = call('XRANGE', KEYS[3], ARGV[index], ARGV[index])[1]
+    if not found or found[1] ~= ARGV[index] then return true end
+  end
+  return false
 end
 
 -- Why the run can't be written, or nothing; and the version that it is at.
-local function refusal(run)
-  once('run ' .. run.key)
-  for index = run.reports[1], run.reports[2] do
-    local id = ARGV[index]
-    once('report ' .. id)
-    local found = redis.call('XRANGE', KEYS[3], id, id)[1]
-    if not found or found[1] ~= id then return 'gone', 0 end
-  end
+local function conflict(run)
   if run.timer ~= '' then
-    once('timer ' .. run.timer)
-    local due = redis.call('ZSCORE', KEYS[4], run.timer)
+    once('timer', run.timer)
+    local due = call('ZSCORE', KEYS[4], run.timer)
     if not due or tonumber(due) ~= tonumber(run.timer_due) then return 'gone', 0 end
     -- A report that was there before the timer was due goes first: finished work must not time out.
-    local oldest = redis.call('XRANGE', KEYS[3], '-', '+', 'COUNT', 1)[1]
+    local oldest = call('XRANGE', KEYS[3], '-', '+', 'COUNT', 1)[1]
     if oldest and tonumber(string.match(oldest[1], '^%d+')) <= math.floor(tonumber(run.timer_due) / 1000) then
       return 'wait', 0
     end
-    if tonumber(redis.call('HGET', KEYS[7], 'grace_until') or '0') > time() then return 'wait', 0 end
+    if tonumber(call('HGET', KEYS[7], 'grace_until') or '0') > time() then return 'wait', 0 end
   end
-  local known = redis.call('HMGET', run.key, 'v', 's')
+  local known = redis.pcall('HMGET', run.key, 'v', 's')
+  if known.err then error('TAILRACE key ' .. run.key .. ' is a ' .. call('TYPE', run.key).ok) end
   local version = tonumber(known[1] or '0')
   local present = known[2] and known[2] ~= ''
   if run.mode == 'create' then
@@ -178,6 +185,17 @@ local function refusal(run)
   return nil, version
 end
 
+-- As `conflict`, and 'gone' before everything else where a report is not there any more. A single one is not looked for:
+-- whether it was there its removal says, which is the first that is written.
+local function refusal(run)
+  once('run', run.key)
+  for index = run.reports, run.reports_end do once('report', ARGV[index]) end
+  if run.reports < run.reports_end and has_lost_a_report(run) then return 'gone', 0 end
+  local refused, version = conflict(run)
+  if refused and run.reports == run.reports_end and has_lost_a_report(run) then return 'gone', 0 end
+  return refused, version
+end
+
 local accepted = {}
 for index, run in ipairs(appends) do
   local refused, version = refusal(run)
@@ -189,13 +207,26 @@ for index, run in ipairs(appends) do
 end
 if #accepted == 0 then return outcomes end
 
--- From here on it is written. First what is removed.
+-- From here on it is written. First what is removed, and of that first the reports.
+
+do
+  local whole = {}
+  for _, run in ipairs(accepted) do
+    if run.reports == run.reports_end and call('XDEL', KEYS[3], ARGV[run.reports]) == 0 then
+      run.outcome[1], run.outcome[2] = 'gone', 0
+    else
+      whole[#whole + 1] = run
+    end
+  end
+  accepted = whole
+end
+if #accepted == 0 then return outcomes end
 
 local function add(values, value) values[#values + 1] = value end
 
 local function each(command, key, values)
   for first = 1, #values, WIDTH do
-    redis.call(command, key, unpack(values, first, math.min(first + WIDTH - 1, #values)))
+    call(command, key, unpack(values, first, math.min(first + WIDTH - 1, #values)))
   end
 end
 
@@ -203,9 +234,11 @@ local reports, timers, expected = {}, {}, {}
 for _, run in ipairs(accepted) do
   -- Also a timer without a name: a call of this kind lifts the limit of full memory for runs that are open already.
   if run.mode ~= 'create' then add(timers, run.timer) end
-  for index = run.reports[1], run.reports[2] do add(reports, ARGV[index]) end
+  if run.reports < run.reports_end then
+    for index = run.reports, run.reports_end do add(reports, ARGV[index]) end
+  end
   if run.state ~= '' then
-    for index = run.timers_cleared[1], run.timers_cleared[2] do add(timers, ARGV[index]) end
+    for index = run.timers_cleared, run.timers_cleared_end do add(timers, ARGV[index]) end
     if run.expect_at == '' then add(expected, run.workflow) end
   end
 end
@@ -214,35 +247,35 @@ each('XDEL', KEYS[3], reports)
 each('ZREM', KEYS[5], expected)
 
 local function entry_of(run, task)
-  local place = redis.call('HGET', run.key, 't:' .. task)
+  local place = call('HGET', run.key, 't:' .. task)
   return place and string.match(place, '(%d+%-%d+)$')
 end
 
 for _, run in ipairs(accepted) do
   local closed = {}
   run.stopped = {}
-  for index = run.closings[1], run.closings[2], 4 do
+  for index = run.closings, run.closings_end, 4 do
     local task, stream, group, ends = ARGV[index], stream_key(index + 1), ARGV[index + 2], ARGV[index + 3]
     -- (A reported one has left its stream with its report.)
     local entry = ends ~= '1' and entry_of(run, task)
     if entry then
       local pending = redis.pcall('XPENDING', stream, group, entry, entry, 1)
       if not pending.err and #pending > 0 then
-        redis.call('HSET', KEYS[8], task, ends == '2' and entry .. ' awaited' or entry)
+        call('HSET', KEYS[8], task, ends == '2' and entry .. ' awaited' or entry)
       else
-        redis.call('XACK', stream, group, entry)
-        redis.call('XDEL', stream, entry)
+        call('XACK', stream, group, entry)
+        call('XDEL', stream, entry)
         if ends == '2' then add(run.stopped, task) end
       end
     end
     add(closed, 't:' .. task)
   end
   each('HDEL', run.key, closed)
-  for index = run.dispatches[1], run.dispatches[2], 7 do
+  for index = run.dispatches, run.dispatches_end, 7 do
     local entry = ARGV[index + 6] == '1' and entry_of(run, ARGV[index])
     if entry then
-      redis.call('XACK', stream_key(index + 1), ARGV[index + 2], entry)
-      redis.call('XDEL', stream_key(index + 1), entry)
+      call('XACK', stream_key(index + 1), ARGV[index + 2], entry)
+      call('XDEL', stream_key(index + 1), entry)
     end
   end
 end
@@ -253,10 +286,10 @@ local timers_set, expectations = {}, {}
 for _, run in ipairs(accepted) do
   if run.state ~= '' then
     local version = run.mode == 'create' and 0 or run.expected
-    for index = run.records[1], run.records[2], 3 do
+    for index = run.records, run.records_end, 3 do
       version = version + 1
       seq = seq + 1
-      redis.call('XADD', KEYS[1], '*', 'type', ARGV[index], 'workflow', run.workflow, 'version', version, 'seq', seq,
+      call('XADD', KEYS[1], '*', 'type', ARGV[index], 'workflow', run.workflow, 'version', version, 'seq', seq,
         'traceparent', ARGV[index + 1], 'data', ARGV[index + 2])
     end
     local fields = {'v', version, 's', run.state}
@@ -264,22 +297,22 @@ for _, run in ipairs(accepted) do
       add(fields, 'in')
       add(fields, run.created)
     end
-    for index = run.outputs[1], run.outputs[2], 2 do
+    for index = run.outputs, run.outputs_end, 2 do
       add(fields, 'o:' .. ARGV[index])
       add(fields, ARGV[index + 1])
     end
-    for index = run.dispatches[1], run.dispatches[2], 7 do
-      local id = redis.call('XADD', stream_key(index + 1), '*', 'task', ARGV[index], 'workflow', run.workflow,
+    for index = run.dispatches, run.dispatches_end, 7 do
+      local id = call('XADD', stream_key(index + 1), '*', 'task', ARGV[index], 'workflow', run.workflow,
         'traceparent', ARGV[index + 4], 'data', ARGV[index + 5])
       add(fields, 't:' .. ARGV[index])
       add(fields, ARGV[index + 2] .. ' ' .. ARGV[index + 3] .. ' ' .. id)
     end
     each('HSET', run.key, fields)
     for _, task in ipairs(run.stopped) do
-      redis.call('XADD', KEYS[3], '*', 'workflow', run.workflow, 'task', task, 'traceparent', '',
+      call('XADD', KEYS[3], '*', 'workflow', run.workflow, 'task', task, 'traceparent', '',
         'data', cmsgpack.pack({kind = 'stopped', task_id = task}))
     end
-    for index = run.timers_set[1], run.timers_set[2], 2 do
+    for index = run.timers_set, run.timers_set_end, 2 do
       add(timers_set, ARGV[index + 1])
       add(timers_set, ARGV[index])
     end
@@ -290,7 +323,7 @@ for _, run in ipairs(accepted) do
     run.outcome[2], run.outcome[3] = version, seq
   end
 end
-redis.call('HSET', KEYS[2], 'seq', seq)
+call('HSET', KEYS[2], 'seq', seq)
 each('ZADD', KEYS[4], timers_set)
 each('ZADD', KEYS[5], expectations)
 return outcomes
