@@ -1,4 +1,4 @@
-"""What tasks may read of their runs, read for all tasks that begin at the same moment in one round trip."""
+"""What tasks may read of their runs: given along, or read for all tasks that begin at the same moment in one round trip."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tailrace.core.errors import StoreCorrupt, TailraceError
+from tailrace.core.store.inputs import input_of
 from tailrace.core.store.port import TaskMessage, TaskQueue
 
 _Wanted = tuple[TaskMessage, asyncio.Future[dict[str, Any]]]
@@ -22,6 +23,8 @@ class Inputs:
 
     async def read(self, message: TaskMessage) -> dict[str, Any]:
         """As `TaskInput` takes it; raises `StoreUnavailable`, and `StoreCorrupt` when the run's request is not there."""
+        if message.given is not None:
+            return input_of(message, message.given, message.given.outputs)
         found: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
         self._wanted.append((message, found))
         self._wake.set()

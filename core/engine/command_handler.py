@@ -26,6 +26,7 @@ from tailrace.core.errors import (
 )
 from tailrace.core.events import WorkflowCreated
 from tailrace.core.ids import new_command_id
+from tailrace.core.store.inputs import carry
 from tailrace.core.store.port import Append, Appended, WorkflowStore
 from tailrace.core.workflow.history import DecidedEvent, Snapshot, step
 from tailrace.core.workflow.state import WorkflowState
@@ -163,6 +164,7 @@ class CommandHandler:
             decided,
             traceparents=_same(traceparent or state.traceparent, decided),
             rehydrate=rehydrate,
+            carried=carry(snapshot.created, snapshot.outputs),
         )
         if rehydrate:
             append = msgspec.structs.replace(append, created=_encoded(snapshot), outputs=dict(snapshot.outputs))

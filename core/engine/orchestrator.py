@@ -2,18 +2,18 @@
 
 Reports are applied in stream order from the oldest, several of one run in one append, those of many runs in one round trip.
 A report leaves its stream only with the append that decided it, so a crash, a conflict or a lost reply means: it is read
-again. States are kept in memory, because an append compares the version; a wrong memory costs one conflict.
+again.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 from tailrace.core.commands import ApplyReport, FireTimer
+from tailrace.core.engine.known_runs import KnownRun, KnownRuns
 from tailrace.core.engine.plan import plan
 from tailrace.core.errors import (
     LogDiverged,
@@ -22,10 +22,10 @@ from tailrace.core.errors import (
     StoreFull,
     StoreUnavailable,
     TailraceError,
-    Undecodable,
 )
 from tailrace.core.partitioning import partition_of
 from tailrace.core.store.checks import check_append
+from tailrace.core.store.inputs import carry_on
 from tailrace.core.store.port import Append, Ownership, ReportEntry, TimerRef, WorkflowStore
 from tailrace.core.workflow.definition import Pipeline
 from tailrace.core.workflow.history import DecidedEvent, step
@@ -41,7 +41,6 @@ REPORT_BLOCK_SECONDS: Final = 5.0
 BATCH: Final = 256
 #: Decisions that are written while the next ones are made.
 CHUNK: Final = 32
-CACHED_STATES: Final = 20_000
 #: What a decision may end in besides its events: the reports behind it are parked, other runs go on.
 UNDECIDABLE: Final = (TailraceError, AssertionError, ArithmeticError, LookupError, TypeError, ValueError)
 #: What stops work on a partition until it is over; the others go on.
@@ -128,13 +127,13 @@ class Orchestrator:
 
 
 class PartitionWork:
-    """Reports and timers of one owned partition, with the states they are applied to."""
+    """Reports and timers of one owned partition, with the runs that they are applied to."""
 
     def __init__(self, store: WorkflowStore, ownership: Ownership) -> None:
         self._store = store
         self._ownership = ownership
         self._partition = ownership.partition
-        self._states: OrderedDict[str, WorkflowState] = OrderedDict()
+        self._runs = KnownRuns(store)
         # Reports and timers are decided one batch at a time: two batches on one run would only make conflicts.
         self._deciding = asyncio.Lock()
         self._timer_is_set = asyncio.Event()
@@ -160,20 +159,20 @@ class PartitionWork:
         if not by_workflow:
             return left
         async with self._deciding:
-            states = await self._load(by_workflow)
+            runs = await self._runs.load(by_workflow)
             # The time of the read will do for all of them: an event is never earlier than the one before it.
             now = entries[-1].read_at
-            planned: list[tuple[Append, WorkflowState]] = []
+            planned: list[tuple[Append, KnownRun]] = []
             appending: list[asyncio.Task[int]] = []
             try:
                 for workflow_id, group in by_workflow.items():
-                    state = states.get(workflow_id)
-                    if not isinstance(state, WorkflowState):
-                        left += await self._park_all(group, state or "there is no such workflow")
+                    run = runs.get(workflow_id)
+                    if not isinstance(run, KnownRun):
+                        left += await self._park_all(group, run or "there is no such workflow")
                         continue
                     try:
-                        pipeline = await self._store.pipeline(state.definition)
-                        append, after = self._decide_reports(pipeline, state, group, now)
+                        pipeline = await self._store.pipeline(run.state.definition)
+                        append, after = self._decide_reports(pipeline, run, group, now)
                         check_append(append)
                         planned.append((append, after))
                     except UNDECIDABLE as error:
@@ -219,24 +218,24 @@ class PartitionWork:
             else:
                 parsed.append((ref, timer))
         async with self._deciding:
-            states = await self._load(timer.workflow_id for _, timer in parsed)
+            runs = await self._runs.load(timer.workflow_id for _, timer in parsed)
             now = await self._store.now()
-            planned: list[tuple[Append, WorkflowState]] = []
+            planned: list[tuple[Append, KnownRun]] = []
             taken: set[str] = set()
             for ref, timer in parsed:
                 # One timer of a run per batch: the next one is decided on the state that this one leaves.
                 if timer.workflow_id in taken:
                     continue
-                state = states.get(timer.workflow_id)
-                if state is None:
+                run = runs.get(timer.workflow_id)
+                if run is None:
                     log.error("timer %s belongs to no workflow; it is removed", ref.name)
                     await self._store.drop_timer(self._partition, ref)
                     left += 1
-                elif isinstance(state, str):
-                    left += await self._park_timer(ref, state)
+                elif isinstance(run, str):
+                    left += await self._park_timer(ref, run)
                 else:
                     try:
-                        planned.append(await self._decide_timer(state, ref, timer, now))
+                        planned.append(await self._decide_timer(run, ref, timer, now))
                         taken.add(timer.workflow_id)
                     except UNDECIDABLE as error:
                         if isinstance(error, StoreUnavailable | LogDiverged):
@@ -244,23 +243,30 @@ class PartitionWork:
                         left += await self._park_timer(ref, f"{type(error).__name__}: {error}")
             return left + await self._append(planned)
 
-    async def _decide_timer(
-        self, state: WorkflowState, ref: TimerRef, timer: Timer, now: int
-    ) -> tuple[Append, WorkflowState]:
+    async def _decide_timer(self, run: KnownRun, ref: TimerRef, timer: Timer, now: int) -> tuple[Append, KnownRun]:
+        state = run.state
         pipeline = await self._store.pipeline(state.definition)
         command = FireTimer(kind=timer.kind, stage=timer.stage, attempt=timer.attempt, due_at=ref.due_at)
         after, decided = step(pipeline, state, command, now=now, command_id=ref.name, actor="timer")
         assert after is not None
         parents = [state.traceparent] * len(decided)
-        return (
-            plan(pipeline, state, after, decided, traceparents=parents, timer=ref, ownership=self._ownership),
+        append = plan(
+            pipeline,
+            state,
             after,
+            decided,
+            traceparents=parents,
+            timer=ref,
+            ownership=self._ownership,
+            carried=run.carried,
         )
+        return append, KnownRun(after, carry_on(run.carried, append.outputs))
 
     def _decide_reports(
-        self, pipeline: Pipeline, state: WorkflowState, entries: Sequence[ReportEntry], now: int
-    ) -> tuple[Append, WorkflowState]:
+        self, pipeline: Pipeline, run: KnownRun, entries: Sequence[ReportEntry], now: int
+    ) -> tuple[Append, KnownRun]:
         """Several reports of one run, in their order, as one append."""
+        state = run.state
         after: WorkflowState | None = state
         decided: list[DecidedEvent] = []
         parents: list[str] = []
@@ -283,28 +289,29 @@ class PartitionWork:
             reported=reported,
             reports=[entry.entry_id for entry in entries],
             ownership=self._ownership,
+            carried=run.carried,
         )
-        return append, after
+        return append, KnownRun(after, carry_on(run.carried, append.outputs))
 
-    async def _append(self, planned: Sequence[tuple[Append, WorkflowState]]) -> int:
+    async def _append(self, planned: Sequence[tuple[Append, KnownRun]]) -> int:
         if not planned:
             return 0
         try:
             results = await self._store.append([append for append, _ in planned])
         except (StoreUnavailable, LogDiverged):
-            self._states.clear()
+            self._runs.forget_all()
             raise
         left = 0
         for (append, after), result in zip(planned, results, strict=True):
             if result.outcome == "ok":
                 left += max(1, len(append.reports))
-                self._remember(after)
+                self._runs.remember(after)
                 if append.timers_set:
                     self._timer_is_set.set()
             elif result.outcome == "not-owner":
                 raise NotOwner(self._partition)
             elif result.outcome == "broken":
-                self._states.pop(append.workflow_id, None)
+                self._runs.forget(append.workflow_id)
                 log.error("nothing can be appended to %s: %s", append.workflow_id, result.detail)
                 for entry_id in append.reports:
                     left += await self._store.park_report(self._partition, entry_id, result.detail)
@@ -312,50 +319,12 @@ class PartitionWork:
                     left += await self._park_timer(append.timer, result.detail)
             else:
                 # Somebody else moved the run, or dealt with the report: what is remembered of it is old.
-                self._states.pop(append.workflow_id, None)
+                self._runs.forget(append.workflow_id)
                 log.debug("append to %s: %s", append.workflow_id, result.outcome)
         return left
 
-    async def _load(self, workflow_ids: Iterable[str]) -> dict[str, WorkflowState | str]:
-        """The states of these runs, remembered or read; the reason for one that can't be read; those not there are left out.
-
-        Ended runs are read each time: they get late reports, but not so many that a place in memory were worth it.
-        """
-        ids = list(dict.fromkeys(workflow_ids))
-        found: dict[str, WorkflowState | str] = {name: self._states[name] for name in ids if name in self._states}
-        wanted = [workflow_id for workflow_id in ids if workflow_id not in found]
-        if not wanted:
-            return found
-        try:
-            read = await self._store.load_states(wanted)
-        except (Undecodable, StoreCorrupt):
-            # One that can't be read must not stand in the way of its neighbours.
-            read = [state for name in wanted if (state := await self._load_one(name, found)) is not None]
-        for state in read:
-            if state is not None:
-                found[state.workflow_id] = state
-                self._remember(state)
-        return found
-
-    async def _load_one(self, workflow_id: str, found: dict[str, WorkflowState | str]) -> WorkflowState | None:
-        try:
-            return (await self._store.load_states([workflow_id]))[0]
-        except (Undecodable, StoreCorrupt) as error:
-            log.error("workflow %s can't be read: %s", workflow_id, error)  # noqa: TRY400  # said in one line
-            found[workflow_id] = f"the workflow can't be read: {error}"
-            return None
-
     async def _park_all(self, entries: Sequence[ReportEntry], reason: str) -> int:
         return sum([await self._park(entry, reason) for entry in entries])
-
-    def _remember(self, state: WorkflowState) -> None:
-        if state.terminal:
-            self._states.pop(state.workflow_id, None)
-            return
-        self._states[state.workflow_id] = state
-        self._states.move_to_end(state.workflow_id)
-        while len(self._states) > CACHED_STATES:
-            self._states.popitem(last=False)
 
     def _parse(self, ref: TimerRef) -> Timer | None:
         """What the name says; None for one that can't be read, or that no append of this partition would remove."""

@@ -9,11 +9,10 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Final
 
-from msgspec.structs import replace
-
 from tailrace.core.codec import encode
 from tailrace.core.events import TaskDispatched, TaskRedispatched, WorkflowCreated
 from tailrace.core.ids import TaskId, child_traceparent, span_id, trace_id_of
+from tailrace.core.store.inputs import Carried, carry, carry_on
 from tailrace.core.store.port import Append, Closing, Dispatch, NewRecord, Ownership, TaskMessage, TimerRef
 from tailrace.core.workflow.definition import Pipeline
 from tailrace.core.workflow.dispatching import work_of
@@ -39,28 +38,31 @@ def plan(
     timer: TimerRef | None = None,
     ownership: Ownership | None = None,
     rehydrate: bool = False,
+    carried: Carried | None = None,
 ) -> Append:
     """The append for `decided`, which led from `before` to `after`.
 
     `traceparents` has one entry per decided event: the span that caused it. `reported` are ids of tasks closed by their own
-    final report; `reports` are the report entries that this append removes.
+    final report; `reports` are the report entries that this append removes. `carried` is what tasks could be given before.
     """
     old, new = timers(before), timers(after)
     open_before, open_after = _open_tasks(before), _open_tasks(after)
     records: list[NewRecord] = []
     outputs: dict[str, bytes] = {}
-    dispatches: list[Dispatch] = []
+    dispatched: list[TaskDispatched | TaskRedispatched] = []
     created: bytes | None = None
     for item, parent in zip(decided, traceparents, strict=True):
         event = item.event
         records.append(NewRecord(event=event, at=item.at, command=item.command, traceparent=parent))
         if isinstance(event, _DISPATCHED):
             if open_after.get(event.stage) == event.attempt:
-                dispatches.append(_dispatch(pipeline, after, event))
+                dispatched.append(event)
         elif gives_output(event):
             outputs[output_key(event.stage, event.attempt)] = encode(event.output)
         elif isinstance(event, WorkflowCreated):
             created = encode(event)
+            carried = carry(event, {})
+    carried = carry_on(carried, outputs)
     closed = sorted(place for place in open_before.items() if open_after.get(place[0]) != place[1])
     return Append(
         workflow_id=after.workflow_id,
@@ -69,7 +71,7 @@ def plan(
         state=after if decided or rehydrate else None,
         created=created,
         outputs=outputs,
-        dispatches=dispatches,
+        dispatches=[_dispatch(pipeline, after, event, carried) for event in dispatched],
         closings=[_closing(pipeline, before, after, place, reported) for place in closed],
         timers_set={name: due for name, due in new.items() if old.get(name) != due},
         timers_cleared=[name for name in old if name not in new],
@@ -113,11 +115,21 @@ def _closing(
     )
 
 
-def _dispatch(pipeline: Pipeline, state: WorkflowState, event: TaskDispatched | TaskRedispatched) -> Dispatch:
+def _dispatch(
+    pipeline: Pipeline, state: WorkflowState, event: TaskDispatched | TaskRedispatched, carried: Carried | None
+) -> Dispatch:
     stage = work_of(pipeline, state, event.stage)
     trace = trace_id_of(state.traceparent)
     # The span of the sending is encoded from the log later; its id is derived, so the task can name it as parent now.
     parent = child_traceparent(state.traceparent, span_id(trace, "send", event.task_id)) if trace else ""
+    inputs = tuple(
+        (name, output)
+        for name in pipeline.ancestors[event.stage]
+        if (output := state.stages[name].output_attempt) is not None
+    )
+    undoes = state.compensation is not None and state.compensation.current == event.stage
+    if undoes and state.compensation is not None:
+        inputs += tuple(place for place in state.compensation.done if place[0] == event.stage)
     message = TaskMessage(
         task_id=event.task_id,
         workflow_id=state.workflow_id,
@@ -128,13 +140,8 @@ def _dispatch(pipeline: Pipeline, state: WorkflowState, event: TaskDispatched | 
         timeout_seconds=stage.timeout_seconds,
         params=stage.params,
         round=state.round,
-        inputs=tuple(
-            (name, output)
-            for name in pipeline.ancestors[event.stage]
-            if (output := state.stages[name].output_attempt) is not None
-        ),
+        inputs=inputs,
+        compensation=undoes,
+        given=None if carried is None else carried.given_to(inputs),
     )
-    if state.compensation is not None and state.compensation.current == event.stage:
-        done = (place for place in state.compensation.done if place[0] == event.stage)
-        message = replace(message, compensation=True, inputs=(*message.inputs, *done))
     return Dispatch(message=message, urgent=is_urgent(state), traceparent=parent)

@@ -218,27 +218,30 @@ class RedisStore:
 
     async def load(self, workflow_id: str) -> Snapshot | None:
         """One HGETALL; None also for the tombstone of an archived run."""
-        fields = pairs(await self.client.command("HGETALL", self._part(workflow_id).workflow(workflow_id)))
-        if not fields.get(b"s"):
-            await self.check_identity(partition_of(workflow_id, self._partitions))
-            return None
-        try:
-            return Snapshot(
-                state=decode(fields[b"s"], WorkflowState),
-                created=decode(fields[b"in"], WorkflowCreated),
-                outputs={key[2:].decode(): value for key, value in fields.items() if key.startswith(b"o:")},
-            )
-        except (Undecodable, KeyError) as error:
-            raise StoreCorrupt(f"workflow {workflow_id} can't be read: {error}") from error
+        return (await self.load_all([workflow_id]))[0]
+
+    async def load_all(self, workflow_ids: Sequence[str]) -> list[Snapshot | None]:
+        """One pipeline of HGETALL."""
+        replies = await self.client.pipeline(
+            [("HGETALL", self._part(workflow_id).workflow(workflow_id)) for workflow_id in workflow_ids]
+        )
+        found = [pairs(reply) for reply in replies]
+        await self._check_missing(
+            [name for name, fields in zip(workflow_ids, found, strict=True) if not fields.get(b"s")]
+        )
+        return [_snapshot(workflow_id, fields) for workflow_id, fields in zip(workflow_ids, found, strict=True)]
+
+    async def _check_missing(self, workflow_ids: Sequence[str]) -> None:
+        """Runs that are not there: none of them, or is all of it gone?"""
+        for partition in {partition_of(workflow_id, self._partitions) for workflow_id in workflow_ids}:
+            await self.check_identity(partition)
 
     async def load_states(self, workflow_ids: Sequence[str]) -> list[WorkflowState | None]:
         """One pipeline of HGET."""
         replies = await self.client.pipeline(
             [("HGET", self._part(workflow_id).workflow(workflow_id), "s") for workflow_id in workflow_ids]
         )
-        missing = [workflow_id for workflow_id, reply in zip(workflow_ids, replies, strict=True) if not reply]
-        for partition in {partition_of(workflow_id, self._partitions) for workflow_id in missing}:
-            await self.check_identity(partition)
+        await self._check_missing([name for name, reply in zip(workflow_ids, replies, strict=True) if not reply])
         return [decode(reply, WorkflowState) if reply else None for reply in replies]
 
     async def append(self, appends: Sequence[Append]) -> list[Appended]:
@@ -423,6 +426,19 @@ class RedisStore:
 
     def _part(self, workflow_id: str) -> Any:
         return self._parts[partition_of(workflow_id, self._partitions)]
+
+
+def _snapshot(workflow_id: str, fields: Fields) -> Snapshot | None:
+    if not fields.get(b"s"):
+        return None
+    try:
+        return Snapshot(
+            state=decode(fields[b"s"], WorkflowState),
+            created=decode(fields[b"in"], WorkflowCreated),
+            outputs={key[2:].decode(): value for key, value in fields.items() if key.startswith(b"o:")},
+        )
+    except (Undecodable, KeyError) as error:
+        raise StoreCorrupt(f"workflow {workflow_id} can't be read: {error}") from error
 
 
 async def _check_new_or_whole(client: Client, keys: Keys) -> None:

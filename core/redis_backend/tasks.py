@@ -27,6 +27,7 @@ from tailrace.core.redis_backend.keys import RELEASED
 from tailrace.core.redis_backend.replies import Fields, entries, pairs
 from tailrace.core.redis_backend.store import RedisStore
 from tailrace.core.redis_backend.together import Places, carry_out, deal
+from tailrace.core.store.inputs import input_of
 from tailrace.core.store.port import Delivery, Renewal, TaskMessage, WorkerBeat
 from tailrace.core.workflow.history import output_key
 
@@ -366,17 +367,7 @@ def _input(message: TaskMessage, reply: Sequence[bytes | None]) -> dict[str, Any
     raw, *outputs = reply
     if raw is None:
         raise StoreCorrupt(f"the request of workflow {message.workflow_id} is not there")
-    stages: dict[str, Any] = {}
     for (stage, attempt), output in zip(message.inputs, outputs, strict=True):
         if output is None:
             raise StoreCorrupt(f"output {output_key(stage, attempt)} of workflow {message.workflow_id} is not there")
-        stages[stage] = msgspec.msgpack.decode(output)
-    created = decode(raw, WorkflowCreated)
-    return {
-        "name": created.name,
-        "description": created.description,
-        "requirements": created.requirements,
-        "input": created.input,
-        "params": message.params,
-        "stages": stages,
-    }
+    return input_of(message, decode(raw, WorkflowCreated), [output for output in outputs if output is not None])

@@ -38,8 +38,20 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     delivery_limit: int = 5
 
 
+class Given(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The inputs of a task that go with it: those of the request, and `TaskMessage.inputs` in their order, as msgpack."""
+
+    name: str = ""
+    description: str = ""
+    requirements: str = ""
+    input: dict[str, Any] = {}
+    outputs: list[bytes] = []
+
+
 class TaskMessage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What is in an agent's task stream. `inputs` names the outputs the task may read, as (stage, attempt).
+
+    `given` are the inputs themselves where they are small; None says that they have to be read.
 
     `compensation`: the task undoes what its stage did, whose own output is then among the inputs.
     """
@@ -57,6 +69,7 @@ class TaskMessage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     inputs: tuple[tuple[str, int], ...] = ()
     round: int = 1
     compensation: bool = False
+    given: Given | None = None
 
 
 class Dispatch(msgspec.Struct, frozen=True, kw_only=True):
@@ -305,6 +318,9 @@ class WorkflowStore(Protocol):
 
     async def load(self, workflow_id: str) -> Snapshot | None:
         """The run with its request and outputs; None when it is not there."""
+
+    async def load_all(self, workflow_ids: Sequence[str]) -> list[Snapshot | None]:
+        """As `load` for several runs, in one round trip."""
 
     async def load_states(self, workflow_ids: Sequence[str]) -> list[WorkflowState | None]:
         """Only the states of several runs, in one round trip."""

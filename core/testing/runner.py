@@ -15,6 +15,7 @@ from tailrace.core.commands import ApplyReport, Command, FireTimer
 from tailrace.core.engine.plan import plan
 from tailrace.core.errors import InvalidInput
 from tailrace.core.partitioning import partition_of
+from tailrace.core.store.inputs import Carried
 from tailrace.core.store.port import Append, Appended, Ownership, ReportEntry, TimerRef, WorkflowStore
 from tailrace.core.testing.builders import TRACEPARENT, create_workflow
 from tailrace.core.workflow.definition import Pipeline
@@ -48,6 +49,7 @@ class Runner:
         timer: TimerRef | None = None,
         ownership: Ownership | None = None,
         command_id: str = "",
+        carried: Carried | None = None,
     ) -> Append:
         """The append that a command leads to now; it is not carried out."""
         (state,) = await self.store.load_states([workflow_id])
@@ -60,6 +62,7 @@ class Runner:
             timer=timer,
             ownership=ownership,
             command_id=command_id,
+            carried=carried,
         )
 
     def decide_on(
@@ -102,7 +105,9 @@ class Runner:
         # When it was read is no part of a report.
         return [replace(entry, read_at=0) for entry in entries]
 
-    async def decide_report(self, entry: ReportEntry, *, ownership: Ownership | None = None) -> Append:
+    async def decide_report(
+        self, entry: ReportEntry, *, ownership: Ownership | None = None, carried: Carried | None = None
+    ) -> Append:
         """The append that applies a waiting report."""
         assert entry.report is not None, entry.problem
         reported = {entry.report.task_id} if entry.report.kind in CLOSING else set()
@@ -112,6 +117,7 @@ class Runner:
             reported=reported,
             reports=[entry.entry_id],
             ownership=ownership,
+            carried=carried,
         )
 
     async def apply_reports(self, workflow_id: str) -> list[Appended]:

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, Final, Literal
 
-import msgspec
-
 from tailrace.core.codec import decode, encode
 from tailrace.core.commands import Report
 from tailrace.core.errors import InvalidInput, TailraceError
 from tailrace.core.events import WorkflowCreated
+from tailrace.core.store.inputs import input_of
 from tailrace.core.store.memory.data import MemoryData
 from tailrace.core.store.memory.partition import Partition
 from tailrace.core.store.memory.streams import RELEASED, EntryId, Pending, TaskStream, read_id, spell
@@ -208,18 +207,8 @@ class MemoryQueue:
         run = self._data.partition_of(message.workflow_id).runs.get(message.workflow_id)
         if run is None:
             return {"name": message.name, "params": message.params}
-        created = decode(run.created, WorkflowCreated)
-        return {
-            "name": created.name,
-            "description": created.description,
-            "requirements": created.requirements,
-            "input": created.input,
-            "params": message.params,
-            "stages": {
-                stage: msgspec.msgpack.decode(run.outputs[output_key(stage, attempt)])
-                for stage, attempt in message.inputs
-            },
-        }
+        outputs = [run.outputs[output_key(stage, attempt)] for stage, attempt in message.inputs]
+        return input_of(message, decode(run.created, WorkflowCreated), outputs)
 
 
 class MemoryKeeper:

@@ -78,6 +78,12 @@ class MemoryStore:
         return {name: list(hashes) for name, hashes in self._data.versions.items()}
 
     async def load(self, workflow_id: str) -> Snapshot | None:
+        return (await self.load_all([workflow_id]))[0]
+
+    async def load_all(self, workflow_ids: Sequence[str]) -> list[Snapshot | None]:
+        return [self._snapshot(workflow_id) for workflow_id in workflow_ids]
+
+    def _snapshot(self, workflow_id: str) -> Snapshot | None:
         run = self._data.partition_of(workflow_id).runs.get(workflow_id)
         if run is None:
             return None

@@ -10,6 +10,7 @@ from msgspec.structs import replace
 
 from tailrace.core.commands import CancelWorkflow, RedispatchTask, Report, RetryWorkflow
 from tailrace.core.errors import CommandRefused
+from tailrace.core.store.inputs import carry, input_of
 from tailrace.core.store.port import Delivery, TaskQueue
 from tailrace.core.testing.builders import (
     cancelled,
@@ -149,6 +150,25 @@ class QueueSuite:
                 "stages": {"start": {"from": "start"}, "left": {"from": "left"}, "right": {"from": "right"}},
             }
         ]
+
+    async def test_what_goes_with_a_task_is_what_it_would_read(self, backend: Harness) -> None:
+        """The request with the first task, and the outputs with those behind it."""
+        runner = Runner(backend.store, pipeline(stage("a", params={"p": 1}), stage("b", "a")))
+        await runner.prepare()
+        await runner.create(RUN, name="a name", requirements="more", input={"k": [1]})
+        queue = await worker(backend)
+        for output, stages in (({"list": [None, 1.5, "x"]}, {}), (None, {"a": {"list": [None, 1.5, "x"]}})):
+            (delivery,) = await queue.take(5, block_seconds=0)
+            message = delivery.message
+            assert message.given is not None
+            found = input_of(message, message.given, message.given.outputs)
+            assert found["stages"] == stages
+            assert await queue.inputs([message]) == [found]
+            await queue.report([(delivery, completed(message.task_id, output), "")])
+            snapshot = await backend.store.load(RUN)
+            assert snapshot is not None
+            (entry,) = await runner.reports(RUN)
+            await runner.append(await runner.decide_report(entry, carried=carry(snapshot.created, snapshot.outputs)))
 
     @pytest.mark.parametrize("final", [completed, failed, cancelled])
     async def test_a_final_report_removes_the_task(self, backend: Harness, final: Callable[[str], Report]) -> None:

@@ -88,6 +88,16 @@ class ReadingSuite:
         assert await backend.store.load_states([]) == []
         assert await backend.store.open_entries("missing") == []
 
+    async def test_runs_are_loaded_whole(self, backend: Harness) -> None:
+        """With the request and outputs, those that are not there as None, in the order they were asked for."""
+        runner = await prepared(backend)
+        await runner.create(RUN, input={"n": 1})
+        (found,) = [snapshot for snapshot in await backend.store.load_all(["missing", RUN, "gone"]) if snapshot]
+        assert found == await backend.store.load(RUN)
+        assert (found.state, found.created.input, found.outputs) == (await runner.state(RUN), {"n": 1}, {})
+        assert await backend.store.load_all(["missing", RUN, "gone"]) == [None, found, None]
+        assert await backend.store.load_all([]) == []
+
     async def test_the_log_is_read_behind_a_position(self, backend: Harness) -> None:
         """In order, in portions, and with an entry found again by its id."""
         runner = await prepared(backend)

@@ -32,7 +32,7 @@ _REPEATABLE: Final = frozenset({"append", "report", "renew", "release", "acquire
 
 _OPERATIONS: Final[dict[str, tuple[str, ...]]] = {
     "gateway": ("load", "append", "append"),
-    "orchestrator": ("acquire", "read_reports", "load_states", "append", "append", "append", "due_timers", "release"),
+    "orchestrator": ("acquire", "read_reports", "load_all", "append", "append", "append", "due_timers", "release"),
     "worker": ("join", "reconcile", "take", "take", "claim", "inputs", "report", "report", "renew", "beat", "release"),
     "projector": ("read_log", "commit"),
 }

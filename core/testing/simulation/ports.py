@@ -66,6 +66,9 @@ class UnreliableStore:
     async def load(self, workflow_id: str) -> Snapshot | None:
         return await self._wire.call("load", lambda: self._store.load(workflow_id))
 
+    async def load_all(self, workflow_ids: Sequence[str]) -> list[Snapshot | None]:
+        return await self._wire.call("load_all", lambda: self._store.load_all(workflow_ids))
+
     async def load_states(self, workflow_ids: Sequence[str]) -> list[WorkflowState | None]:
         return await self._wire.call("load_states", lambda: self._store.load_states(workflow_ids))
 

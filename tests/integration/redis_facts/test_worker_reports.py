@@ -13,6 +13,7 @@ from tailrace.agents.sdk import TaskContext, TaskError
 from tailrace.core.errors import InvalidInput
 from tailrace.core.events import TaskProgressed
 from tailrace.core.partitioning import partition_of
+from tailrace.core.store.inputs import GIVEN_BYTES
 from tailrace.core.testing.builders import completed, line, pipeline, stage, workflow_id_in
 from tailrace.core.testing.builders import started as begun
 from tailrace.core.workflow.definition import RetryPolicy
@@ -129,7 +130,8 @@ async def started(bench: Bench, runs: list[str]) -> bool:
 async def test_a_run_without_its_request_fails_alone(bench: Bench) -> None:
     """Tasks that begin together read their inputs together; one that can't be read stops no other."""
     definition = (await bench.prepare(pipeline(stage("only", retry=RetryPolicy(max_attempts=1))))).pipeline
-    runs = [await bench.submit(definition) for _ in range(6)]
+    # (A request that is too large to go with the task.)
+    runs = [await bench.submit(definition, requirements="x" * GIVEN_BYTES) for _ in range(6)]
     await bench.store.client.command("HDEL", bench.part(runs[2]).workflow(runs[2]), "in")
     async with bench.working(concurrency=8), bench.orchestrating():
         await bench.wait_status("completed", *(run for run in runs if run != runs[2]))
