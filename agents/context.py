@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from functools import cached_property
 from pathlib import Path
 from typing import Final
 
@@ -54,9 +55,6 @@ class RunningTask:
         self.deadline_us: int | None = None
         if message.timeout_seconds is not None:
             self.deadline_us = to_us(time.time() + message.timeout_seconds)
-        self.log: logging.LoggerAdapter[logging.Logger] = logging.LoggerAdapter(
-            _log, {"task_id": message.task_id, "workflow_id": message.workflow_id}
-        )
         self.cancelled = False
         self.lost = False
         self.finishing = False
@@ -74,6 +72,11 @@ class RunningTask:
     def told(self) -> bool:
         """Whether the handler was told to end. It is told once: what it does then is not interrupted again."""
         return self.cancelled or self.lost
+
+    @cached_property
+    def log(self) -> logging.LoggerAdapter[logging.Logger]:
+        """Names the task and its run in every line."""
+        return logging.LoggerAdapter(_log, {"task_id": self.task_id, "workflow_id": self.workflow_id})
 
     @property
     def workspace(self) -> Workspace:

@@ -28,10 +28,13 @@ async def execute(agent: Agent, task: RunningTask, raw: Mapping[str, Any]) -> Re
     """Run the task's action; gives the final report. Only cancellation of the task itself is raised."""
     try:
         action = agent.find(task.delivery.message.action)
-        stages = {stage: await _resolved(task, output) for stage, output in raw["stages"].items()}
+        stages = raw["stages"]
+        if any(map(_is_reference, stages.values())):
+            stages = {stage: await _resolved(task, output) for stage, output in stages.items()}
         given = {**raw, "input": await _resolved(task, raw["input"]), "stages": stages}
         if task.compensating:
-            given["output"] = stages.pop(task.delivery.message.stage)
+            stage = task.delivery.message.stage
+            given |= {"output": stages[stage], "stages": {name: stages[name] for name in stages if name != stage}}
         output = await action(task, given)
         return task.report("completed", output=await _storable(task, output))
     except TaskError as error:
@@ -81,7 +84,7 @@ def _failure(error: TaskError) -> Failure:
 async def _storable(task: RunningTask, output: Any) -> Any:
     """The output itself, or a reference to it when it is over the inline limit; raises `InvalidInput`."""
     check_value(output)
-    if isinstance(output, dict) and output.keys() == {REFERENCE}:
+    if _is_reference(output):
         raise InvalidInput(f"an output may not consist of {REFERENCE!r} alone: it stands for a stored value")
     try:
         data = encode(output)
@@ -95,9 +98,13 @@ async def _storable(task: RunningTask, output: Any) -> Any:
     return {REFERENCE: msgspec.to_builtins(reference)}
 
 
+def _is_reference(value: Any) -> bool:
+    return isinstance(value, dict) and REFERENCE in value and len(value) == 1
+
+
 async def _resolved(task: RunningTask, value: Any) -> Any:
     """The value behind a reference; any other value is itself."""
-    if isinstance(value, dict) and value.keys() == {REFERENCE}:
+    if _is_reference(value):
         reference = msgspec.convert(value[REFERENCE], ArtifactRef)
         data = await task.get_artifact(reference)
         return msgspec.json.decode(data) if reference.media_type == "application/json" else msgspec.msgpack.decode(data)

@@ -41,23 +41,42 @@ class Reporter:
     def __init__(self, queue: TaskQueue) -> None:
         self._queue = queue
         self._waiting: deque[_Waiting] = deque()
-        self._starts: dict[tuple[str, str, int], asyncio.TimerHandle] = {}
+        #: What waits of starts, oldest first, and until when by the loop's clock.
+        self._starts: dict[tuple[str, str, int], tuple[float, _Waiting]] = {}
+        self._starting: asyncio.TimerHandle | None = None
         self._wake = asyncio.Event()
 
     def start(self, delivery: Delivery, report: Report, traceparent: str) -> None:
         """Say that a task has begun: in a moment, unless another report about it is sent before."""
-        self._forget_start(delivery)
-        self._starts[_key(delivery)] = asyncio.get_running_loop().call_later(
-            START_LINGER_SECONDS, self.send_nowait, delivery, report, traceparent
-        )
+        loop = asyncio.get_running_loop()
+        key = _key(delivery)
+        # (Taken out first: what waits is in the order in which it may leave.)
+        self._starts.pop(key, None)
+        waiting = _Waiting(delivery, report, traceparent, loop.create_future())
+        self._starts[key] = (loop.time() + START_LINGER_SECONDS, waiting)
+        if self._starting is None:
+            self._starting = loop.call_later(START_LINGER_SECONDS, self._send_starts)
 
     def send_nowait(self, delivery: Delivery, report: Report, traceparent: str) -> asyncio.Future[bool]:
         """Put a report in line. The future says whether the task was still ours when it arrived."""
-        self._forget_start(delivery)
+        self._starts.pop(_key(delivery), None)
         sent: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._waiting.append(_Waiting(delivery, report, traceparent, sent))
         self._wake.set()
         return sent
+
+    def _send_starts(self) -> None:
+        """Put the starts in line that have waited; one timer is for all of them, because few wait until it rings."""
+        loop = asyncio.get_running_loop()
+        self._starting = None
+        for key, (until, waiting) in list(self._starts.items()):
+            rest = until - loop.time()
+            if rest > 0:
+                self._starting = loop.call_later(rest, self._send_starts)
+                break
+            del self._starts[key]
+            self._waiting.append(waiting)
+            self._wake.set()
 
     async def send(self, delivery: Delivery, report: Report, traceparent: str) -> bool:
         """Send a report and wait until it is durable, or known to be too late."""
@@ -101,10 +120,6 @@ class Reporter:
             elif not item.sent.done():
                 item.sent.set_result(answer)
         return problem
-
-    def _forget_start(self, delivery: Delivery) -> None:
-        if (start := self._starts.pop(_key(delivery), None)) is not None:
-            start.cancel()
 
 
 def _key(delivery: Delivery) -> tuple[str, str, int]:

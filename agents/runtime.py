@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import msgspec
-from opentelemetry import context as otel_context
 from opentelemetry import trace
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
@@ -216,23 +215,17 @@ class Worker:
 
     async def _handle(self, running: RunningTask) -> None:
         """One task from its start to its final report, within its CONSUMER span."""
-        message = running.delivery.message
-        parent = _propagator.extract({"traceparent": running.delivery.traceparent})
-        token = otel_context.attach(parent)
-        try:
-            with self._span(running) as span:
-                self._reporter.start(running.delivery, running.report("started"), running.traceparent)
-                report = await self._run(running)
-                if report is None:
-                    span.set_status(trace.StatusCode.ERROR, "lost or handed back")
-                    return
-                if report.error is not None:
-                    span.set_status(trace.StatusCode.ERROR, report.error.reason)
-                running.finishing = True
-                if not await self._reporter.send(running.delivery, report, running.traceparent):
-                    log.warning("the report %s of %s came too late", report.kind, message.task_id)
-        finally:
-            otel_context.detach(token)
+        with self._span(running) as span:
+            self._reporter.start(running.delivery, running.report("started"), running.traceparent)
+            report = await self._run(running)
+            if report is None:
+                span.set_status(trace.StatusCode.ERROR, "lost or handed back")
+                return
+            if report.error is not None:
+                span.set_status(trace.StatusCode.ERROR, report.error.reason)
+            running.finishing = True
+            if not await self._reporter.send(running.delivery, report, running.traceparent):
+                log.warning("the report %s of %s came too late", report.kind, running.task_id)
 
     async def _run(self, running: RunningTask) -> Report | None:
         """The final report; None when the task is not ours any more."""
@@ -351,7 +344,10 @@ class Worker:
             yield trace.INVALID_SPAN
             return
         with _tracer.start_as_current_span(
-            f"process {self._agent.name}", kind=trace.SpanKind.CONSUMER, attributes=self._attributes(running)
+            f"process {self._agent.name}",
+            context=_propagator.extract({"traceparent": running.delivery.traceparent}),
+            kind=trace.SpanKind.CONSUMER,
+            attributes=self._attributes(running),
         ) as span:
             carrier: dict[str, str] = {}
             _propagator.inject(carrier)
