@@ -36,6 +36,7 @@ COMMANDS: Final = {
     "stalls": "fleet",
     "doctor": "doctor",
     "replay": "replay",
+    "projections": "projections",
     "definitions": "definitions",
 }
 

@@ -32,10 +32,11 @@ BOOKS: Final = ("checkpoints", "parked")
 
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True):
-    """How many of the archived events have been read."""
+    """How many of the archived events have been read; `step` is what is done now."""
 
     done: int
     total: int
+    step: str = ""
 
 
 OnProgress = Callable[[Progress], None]

@@ -39,6 +39,11 @@ async def register(session: Session, partition: int, epoch: int, names: Sequence
     """
     await session.execute(_SQL["register"], partition, epoch, list(names))
     await session.execute(_SQL["forget"], partition, list(names))
+    await stamp(session, partition, epoch)
+
+
+async def stamp(session: Session, partition: int, epoch: int) -> None:
+    """Mark all checkpoints of a partition as those of the owner with this epoch."""
     await session.execute(_SQL["stamp"], partition, epoch)
 
 

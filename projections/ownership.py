@@ -61,6 +61,17 @@ async def take(
     return Tenure(partition=partition, epoch=row["epoch"])
 
 
+async def take_over(session: Session, name: str, partition: int, *, lease_seconds: float) -> Tenure | None:
+    """Take a partition from whoever has it, who gives up at its next write; None when it was never read."""
+    async with session.transaction():
+        await session.execute("SET LOCAL lock_timeout = '5s'")
+        epoch = await session.fetchval(_SQL["take_over"], partition, name, lease_seconds)
+        if epoch is None:
+            return None
+        await checkpoints.stamp(session, partition, epoch)
+    return Tenure(partition=partition, epoch=epoch)
+
+
 async def release(session: Session, name: str, held: Mapping[int, int]) -> None:
     """Give partitions (with their epochs) up, so that others can take them at once."""
     await session.execute(_SQL["release"], name, list(held), list(held.values()))

@@ -20,7 +20,7 @@ from tailrace.projections.checkpoints import PartitionLost, Place
 from tailrace.projections.continuity import check_dense, check_epoch, check_idle, check_resumes
 from tailrace.projections.ownership import Tenure
 from tailrace.projections.port import LogSource, Projection
-from tailrace.projections.redrive import retry_parked
+from tailrace.projections.retry import retry_parked
 from tailrace.projections.session import UNAVAILABLE, Session, session
 from tailrace.projections.writer import Writer
 

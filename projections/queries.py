@@ -159,6 +159,10 @@ class Queries:
         wanted = None if workflow_id is None else text(workflow_id)
         return rows(await self._pool.fetch(_SQL["parked"], wanted, _bounded(limit)), ParkedRow)
 
+    async def parked_runs(self) -> dict[int, int]:
+        """How many runs of each partition are parked; partitions without any are left out."""
+        return {row["partition"]: row["runs"] for row in await self._pool.fetch(_SQL["parked_runs"])}
+
     async def overview(self) -> Overview:
         """The whole in figures."""
         (found,) = await self._pool.fetch(_SQL["overview"])

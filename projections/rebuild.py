@@ -69,7 +69,7 @@ async def _rebuild(session: Session, names: Sequence[str], on_progress: OnProgre
         done, targets = targets, await archived(session)
     for attempt in range(SWAP_ATTEMPTS):
         try:
-            return await _swap(session, replay, names)
+            return await _swap(session, replay, names, on_progress)
         except (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError):
             # What the replay wrote in the transaction is gone with it, so a new one begins: rare, and never wrong.
             _log.info("the read model is in use; swapping again (%d)", attempt + 1)
@@ -90,13 +90,15 @@ async def _make_beside(session: Session, table: str) -> None:
         await session.execute(row["definition"].replace(f" ON tailrace.{table} ", f" ON tailrace_next.{table} ", 1))
 
 
-async def _swap(session: Session, replay: Replay, names: Sequence[str]) -> dict[str, int]:
+async def _swap(
+    session: Session, replay: Replay, names: Sequence[str], on_progress: OnProgress | None
+) -> dict[str, int]:
     """Hold all checkpoints, apply what came last, and put the new tables in the place of the old ones."""
     async with session.transaction():
         await session.execute("SET LOCAL lock_timeout = '2s'")
         await session.execute("SET LOCAL synchronous_commit = on")
         await session.execute(_SQL["freeze"])
-        await replay.to(await archived(session))
+        await replay.to(await archived(session), on_progress)
         for row in await session.fetch(_SQL["newly_parked"]):
             raise ConfigurationError(
                 f"run {row['workflow_id']} can't be rebuilt by this code, nothing was changed: {row['reason']}"

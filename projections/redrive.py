@@ -1,62 +1,72 @@
-"""Parked runs, tried again: newer code, or a mended database, may hold what could not be held before.
+"""Redrive: parked runs tried again when somebody asks, by the code that is asked.
 
-Invariant: a run comes back whole or stays parked. Its rows are built from its archived history from the first event on,
-in one transaction that also forgets that it was parked, and that the owner's epoch guards.
+Invariant: nobody but a partition's owner tries its runs, because a projector remembers which of them are parked. So the
+partition is taken over and given back, and the projector that had it begins again with what it finds.
 """
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Sequence
+import secrets
 from typing import Final
 
-from tailrace.core.errors import Undecodable
-from tailrace.projections import archive, checkpoints, parking
-from tailrace.projections.archive import Archive
-from tailrace.projections.batch import Batch, replay
-from tailrace.projections.ownership import Tenure
-from tailrace.projections.port import Projection
-from tailrace.projections.session import Session, is_poison
+import msgspec
 
-_log = logging.getLogger(__name__)
+from tailrace.core.errors import ReadModelUnavailable
+from tailrace.projections import checkpoints, ownership, parking
+from tailrace.projections.beside import archived, rebuildable
+from tailrace.projections.checkpoints import PartitionLost
+from tailrace.projections.retry import retry_parked
+from tailrace.projections.session import UNAVAILABLE, Session, connect, unavailable
 
-#: How many runs are tried each time a partition is taken.
-LIMIT: Final = 1000
+#: How long a partition is kept from its projector without a word.
+LEASE_SECONDS: Final = 30.0
 
 
-async def retry_parked(
-    session: Session, tenure: Tenure, projections: Sequence[Projection], parked: dict[str, int]
-) -> None:
-    """Try the parked runs of a partition again, and take those out of `parked` that could be applied.
+class Redriven(msgspec.Struct, frozen=True, kw_only=True):
+    """A partition whose parked runs were tried: those that are projected again, and those that are still parked."""
 
-    All projections must be at the same place. Raises `PartitionLost`, and what is in `session.UNAVAILABLE`.
+    partition: int
+    runs: list[str]
+    parked: list[str]
+
+
+async def redrive(url: str, workflow_id: str | None = None) -> list[Redriven]:
+    """Try the parked runs of all partitions, or one run; gives the partitions that have any.
+
+    A projector may run: it takes its partitions again by itself. Raises `ReadModelUnavailable`.
     """
-    for workflow_id in sorted(parked)[:LIMIT]:
-        if await _retry(session, tenure, projections, workflow_id):
-            del parked[workflow_id]
-            _log.info("run %s is projected again", workflow_id)
-
-
-async def _retry(session: Session, tenure: Tenure, projections: Sequence[Projection], workflow_id: str) -> bool:
-    wanted = await parking.last_parked_version(session, workflow_id)
-    history = (await archive.earlier(session, {workflow_id: wanted + 1})).get(workflow_id, [])
-    if not history or history[-1].version != wanted:
-        return False  # something of it could not even be archived
-    batch = Batch(tenure.partition, (), ())
     try:
-        batch.runs[workflow_id] = replay(workflow_id, history)
-        async with session.transaction():
-            await checkpoints.hold(session, tenure.partition, tenure.epoch)
-            for projection in projections:
-                if projection.name != Archive.name:
-                    await projection.clear(session, tenure.partition, workflow_id)
-                    await projection.apply(session, batch)
-            await archive.derive(session, history)
-            await parking.unpark(session, workflow_id)
-    except Undecodable:
-        return False
-    except Exception as error:
-        if not is_poison(error):
-            raise
-        return False
-    return True
+        session = await connect(url, "tailrace redrive")
+        try:
+            found = [await _redrive(session, partition, workflow_id) for partition in await archived(session)]
+        finally:
+            session.terminate()
+    except PartitionLost:
+        raise ReadModelUnavailable("a projector took a partition meanwhile; what is done is done, try again") from None
+    except UNAVAILABLE as error:
+        raise unavailable(error) from error
+    return [redriven for redriven in found if redriven is not None]
+
+
+async def _redrive(session: Session, partition: int, workflow_id: str | None) -> Redriven | None:
+    if not _wanted(await parking.parked_runs(session, partition), workflow_id):
+        return None
+    name = f"redrive-{secrets.token_hex(3)}"
+    tenure = await ownership.take_over(session, name, partition, lease_seconds=LEASE_SECONDS)
+    if tenure is None:
+        return None
+    try:
+        places = await checkpoints.places(session, partition, tenure.epoch)
+        if len(set(places.values())) > 1:
+            raise ReadModelUnavailable(f"partition {partition} is being built; redrive when it has caught up")
+        parked = _wanted(await parking.parked_runs(session, partition), workflow_id)
+        tried = sorted(parked)
+        await retry_parked(session, tenure, rebuildable(), parked, limit=None)
+    finally:
+        if not session.is_closed():
+            await ownership.release(session, name, {partition: tenure.epoch})
+    return Redriven(partition=partition, runs=[run for run in tried if run not in parked], parked=sorted(parked))
+
+
+def _wanted(parked: dict[str, int], workflow_id: str | None) -> dict[str, int]:
+    return {run: version for run, version in parked.items() if workflow_id in {None, run}}

@@ -163,7 +163,7 @@ class Overview(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CheckpointRow(msgspec.Struct, frozen=True, kw_only=True):
-    """How far a projection has come in a partition, and who reads it; `problem` is why it stands still."""
+    """How far a projection has come in a partition, and who reads it now; `problem` is why it stands still."""
 
     projection: str
     partition: int

@@ -1,8 +1,11 @@
-"""`/metrics`: OpenMetrics text. The store's figures are read at the time of asking, and left out when it can't be asked."""
+"""`/metrics`: OpenMetrics text.
+
+Figures of the store and of the read model are read at the time of asking, and left out when it can't be asked.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from aiohttp import web
 
@@ -11,6 +14,8 @@ from tailrace.core.errors import TailraceError
 from tailrace.core.store.port import PartitionFacts, Queue
 from tailrace.gateway.metrics import CONTENT_TYPE, Family, Sample, gauge, render
 from tailrace.gateway.services import Services, services_of
+from tailrace.projections.lag import Lag, measure_lag
+from tailrace.projections.rows import CheckpointRow
 
 
 def routes() -> Sequence[web.RouteDef]:
@@ -21,7 +26,7 @@ def routes() -> Sequence[web.RouteDef]:
 async def metrics(request: web.Request) -> web.Response:
     """All figures of this gateway, and those of the store."""
     services = services_of(request)
-    families = [*services.metrics.families(), *await _store(services)]
+    families = [*services.metrics.families(), *await _store(services), *await _projections(services)]
     return web.Response(text=render(families), headers={"Content-Type": CONTENT_TYPE})
 
 
@@ -49,6 +54,44 @@ async def _store(services: Services) -> list[Family]:
         _of_partitions("tailrace_timers_overdue", "Timers past their time.", facts, lambda fact: fact.overdue_timers),
         _of_partitions("tailrace_parked", "Entries that could not be read.", facts, lambda fact: fact.parked),
     ]
+
+
+async def _projections(services: Services) -> list[Family]:
+    """How far the read models are behind the log, as far as both can be asked."""
+    try:
+        rows = await services.queries.checkpoints()
+        parked = await services.queries.parked_runs()
+    except TailraceError:
+        return [gauge("tailrace_read_model_up", "Whether the read model answered.", 0)]
+    families = [gauge("tailrace_read_model_up", "Whether the read model answered.", 1), _of_parked(rows, parked)]
+    try:
+        async with services.store_deadline():
+            lags = await measure_lag(services.store, rows)
+    except TailraceError:
+        return families
+    return [
+        *families,
+        _of_lags("tailrace_projection_lag_events", "Events that are not projected.", lags, lambda lag: lag.events),
+        _of_lags(
+            "tailrace_projection_lag_seconds",
+            "Age of the oldest event that is not projected.",
+            lags,
+            lambda lag: lag.seconds,
+        ),
+    ]
+
+
+def _of_parked(rows: Sequence[CheckpointRow], parked: Mapping[int, int]) -> Family:
+    samples = [
+        Sample("", {"partition": str(partition)}, parked.get(partition, 0))
+        for partition in sorted({row.partition for row in rows})
+    ]
+    return Family("tailrace_projection_parked_runs", "gauge", "Runs that no projection could go on with.", samples)
+
+
+def _of_lags(name: str, meaning: str, lags: Sequence[Lag], value: Callable[[Lag], float]) -> Family:
+    samples = [Sample("", {"projection": lag.projection, "partition": str(lag.partition)}, value(lag)) for lag in lags]
+    return Family(name, "gauge", meaning, samples)
 
 
 def _of_queues(name: str, meaning: str, queues: Sequence[Queue], value: Callable[[Queue], float]) -> Family:

@@ -23,6 +23,12 @@ SET owner = $2, epoch = epoch + 1, lease_until = clock_timestamp() + make_interv
 WHERE partition = $1 AND lease_until <= clock_timestamp()
 RETURNING epoch
 
+-- name: take_over
+UPDATE tailrace.partitions
+SET owner = $2, epoch = epoch + 1, lease_until = clock_timestamp() + make_interval(secs => $3)
+WHERE partition = $1
+RETURNING epoch
+
 -- name: release
 UPDATE tailrace.partitions AS p
 SET owner = '', lease_until = clock_timestamp()

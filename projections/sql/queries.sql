@@ -50,6 +50,9 @@ LIMIT $3
 -- name: parked
 SELECT * FROM tailrace.parked WHERE ($1::text IS NULL OR workflow_id = $1) ORDER BY partition, seq LIMIT $2
 
+-- name: parked_runs
+SELECT partition, count(DISTINCT workflow_id) AS runs FROM tailrace.parked GROUP BY partition
+
 -- name: overview
 SELECT
     (SELECT coalesce(jsonb_object_agg(status, runs), '{}')
@@ -87,7 +90,8 @@ ORDER BY a.agent
 SELECT instance_id FROM tailrace.identity
 
 -- name: checkpoints
-SELECT c.*, nullif(p.owner, '') AS owner, p.epoch, p.problem
+SELECT
+    c.*, CASE WHEN p.lease_until > clock_timestamp() THEN nullif(p.owner, '') END AS owner, p.epoch, p.problem
 FROM tailrace.checkpoints AS c JOIN tailrace.partitions AS p USING (partition)
 ORDER BY c.partition, c.projection
 

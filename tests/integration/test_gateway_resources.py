@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import asyncpg
 import pytest
 
 from tailrace.core.commands import FlagStall
+from tailrace.core.partitioning import partition_of
 from tailrace.core.redis_backend.tasks import RedisTasks
 from tailrace.core.store.port import WorkerBeat
 from tests.integration.gateway_harness import Gateway
@@ -170,3 +172,28 @@ async def test_metrics_are_openmetrics(served: Gateway) -> None:
     assert 'tailrace_http_requests_total{method="POST",route="/api/v1/workflows",status="201"} 1' in samples
     assert 'tailrace_tasks_backlog{agent="builder",partition="0"} 0' in samples
     assert "tailrace_store_up 1" in samples
+    assert "tailrace_read_model_up 0" in samples
+
+
+async def test_metrics_tell_how_far_projections_are_behind(projected: Gateway, database_url: str) -> None:
+    """Events and seconds for each projection and partition, and runs that are parked."""
+    run = await projected.finished()
+    await projected.archived(run)
+    partition = partition_of(run["workflow_id"], 2)
+    admin = await asyncpg.connect(database_url)
+    try:
+        await admin.execute("UPDATE tailrace.checkpoints SET seq = seq - 3 WHERE projection = 'tasks' AND seq > 0")
+        await admin.execute(
+            "INSERT INTO tailrace.parked (partition, seq, entry_id, workflow_id, version, type, traceparent, raw, reason)"
+            " VALUES (0, 9999, '1-0', 'odd', 1, 'x', '', '', 'odd')"
+        )
+    finally:
+        await admin.close()
+    async with projected.client.get(f"{projected.url}/metrics") as response:
+        samples = dict(line.rsplit(" ", 1) for line in (await response.text()).splitlines() if not line.startswith("#"))
+    assert samples["tailrace_read_model_up"] == "1"
+    assert samples[f'tailrace_projection_lag_events{{projection="tasks",partition="{partition}"}}'] == "3"
+    assert samples[f'tailrace_projection_lag_events{{projection="stages",partition="{partition}"}}'] == "0"
+    assert samples[f'tailrace_projection_lag_seconds{{projection="stages",partition="{partition}"}}'] == "0"
+    assert samples['tailrace_projection_parked_runs{partition="0"}'] == "1"
+    assert samples['tailrace_projection_parked_runs{partition="1"}'] == "0"
