@@ -113,15 +113,24 @@ def fold(
 
 def replay(workflow_id: str, entries: Sequence[RawEntry]) -> Run:
     """A run folded from its history's beginning; raises `Undecodable` when that can't be."""
+    run, problem = replay_until_problem(workflow_id, entries)
+    if problem is not None:
+        raise Undecodable(problem.reason)
+    return run
+
+
+def replay_until_problem(workflow_id: str, entries: Sequence[RawEntry]) -> tuple[Run, ParkedEntry | None]:
+    """A run folded from its history's beginning as far as can be, and the entry that could not be applied."""
     run = Run(workflow_id, None)
     for entry in entries:
         try:
             run.advance(to_record(entry))
-        except Undecodable:
-            raise
-        except Exception as error:
-            raise Undecodable(f"{entry.type} of {workflow_id} can't be applied: {_name(error)}") from error
-    return run
+        except Undecodable as error:
+            return run, ParkedEntry(entry=entry, reason=str(error), first=True)
+        except Exception as error:  # noqa: BLE001  whatever one event does to the fold, it must not stop the others
+            reason = f"{entry.type} of {workflow_id} can't be applied: {_name(error)}"
+            return run, ParkedEntry(entry=entry, reason=reason, first=True)
+    return run, None
 
 
 def _is_behind(parked: Mapping[str, int], entry: RawEntry) -> bool:

@@ -27,8 +27,8 @@ _SQL = statements("beside")
 BATCH: Final = 2000
 VIEWS: Final = 20_000
 
-#: Tables that must be there beside, besides those of the projections themselves.
-BOOKS: Final = ("checkpoints", "parked")
+#: How long one statement may take on a large read model.
+STATEMENT_SECONDS: Final = 600.0
 
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,6 +51,24 @@ def rebuildable(name: str | None = None) -> list[Projection]:
     if name not in names:
         raise InvalidInput(f"there is no projection {name!r} that can be built again; there are: {', '.join(names)}")
     return [found[names.index(name)]]
+
+
+#: What must be there beside: the tables of all projections, and those that say how far they are.
+TABLES: Final = ("checkpoints", "parked", *(projection.name for projection in rebuildable()))
+
+
+async def make_table(session: Session, table: str, *, schema: str = "") -> None:
+    """Make an empty table beside the one that is read, with its settings and constraints (by name), without its indexes.
+
+    In a schema, or for the length of the transaction.
+    """
+    made, end = (f"{schema}.{table}", "") if schema else (f"pg_temp.{table}", " ON COMMIT DROP")
+    await session.execute(f"CREATE TABLE {made} (LIKE tailrace.{table} INCLUDING DEFAULTS){end}")
+    settings = await session.fetchval(_SQL["settings"], table)
+    if settings:
+        await session.execute(f"ALTER TABLE {made} SET ({', '.join(settings)})")
+    for row in await session.fetch(_SQL["constraints"], table):
+        await session.execute(f"ALTER TABLE {made} ADD CONSTRAINT {row['conname']} {row['definition']}")
 
 
 async def archived(session: Session) -> dict[int, int]:

@@ -77,6 +77,11 @@ async def release(session: Session, name: str, held: Mapping[int, int]) -> None:
     await session.execute(_SQL["release"], name, list(held), list(held.values()))
 
 
+async def release_all(session: Session) -> None:
+    """Send every reader back to its checkpoints: it finds at its next beat that it owns nothing, and begins again."""
+    await session.execute(_SQL["release_all"])
+
+
 async def leave(session: Session, name: str) -> None:
     """Say that this projector is gone."""
     await session.execute(_SQL["leave"], name)

@@ -1,116 +1,275 @@
 """Rebuild: a read model built anew beside the one that is read, and put in its place in one step.
 
-Invariant: readers see the old rows or the new ones, whole. Projectors go on meanwhile; they wait only for the last
-stretch and the swap, which are one transaction that holds all checkpoints.
+Invariants: readers see the old rows or the new ones, whole. Projectors go on meanwhile; they wait only for the last
+stretch and the swap, which are one transaction that holds all checkpoints. Whoever is killed is followed by one who goes on
+behind the last stretch that was written. What was replaced is kept, and can be put back.
+
+Four steps: the archive is folded run by run up to where it was at the beginning (`whole`), what came since is replayed as a
+projector does (`beside`), the result is tried (`trial`), and the tables are exchanged.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
-from typing import Final
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from itertools import groupby
+from typing import Final, TypeVar
 
 import asyncpg
+import msgspec
 
-from tailrace.core.errors import ConfigurationError, ReadModelUnavailable
-from tailrace.projections.beside import BATCH, BOOKS, OnProgress, Replay, archived, rebuildable
-from tailrace.projections.session import UNAVAILABLE, Session, connect, unavailable
+from tailrace.core.errors import ConfigurationError, ReadModelUnavailable, TailraceError, Undecodable
+from tailrace.projections import book, kept, ownership
+from tailrace.projections.batch import ParkedEntry
+from tailrace.projections.beside import (
+    BATCH,
+    STATEMENT_SECONDS,
+    TABLES,
+    OnProgress,
+    Progress,
+    Replay,
+    archived,
+    rebuildable,
+)
+from tailrace.projections.book import Book
+from tailrace.projections.refold import refold
+from tailrace.projections.session import (
+    BY_KEY,
+    STAYS,
+    UNAVAILABLE,
+    Session,
+    connect,
+    is_poison,
+    unavailable,
+)
 from tailrace.projections.sql import statements
-from tailrace.projections.verify import STATEMENT_SECONDS
+from tailrace.projections.trial import check_beside
+from tailrace.projections.whole import WholeRuns
 
 _SQL = statements("beside")
 _log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 #: How often the swap is tried against readers and projectors that hold their locks.
 SWAP_ATTEMPTS: Final = 5
 
+#: How long to wait for another rebuild: that of a process that was killed ends as soon as the server notices.
+LOCK_SECONDS: Final = 3.0
 
-async def rebuild(url: str, name: str | None = None, *, on_progress: OnProgress | None = None) -> dict[str, int]:
-    """Build all projections, or the one called `name`, from the archive; gives the number of rows of each.
 
-    Raises `InvalidInput` for a projection that is not there, `ConfigurationError` when it can't be done as things are
-    (another rebuild, an event that this code can't apply), `ReadModelUnavailable`.
+class Rebuilt(msgspec.Struct, frozen=True, kw_only=True):
+    """What a rebuild did: the number of `rows` of each projection, and how many of them `differed` from those before.
+
+    `resumed`: it went on with what another one had left.
+    """
+
+    rows: dict[str, int]
+    differed: dict[str, int]
+    resumed: bool
+
+
+async def rebuild(
+    url: str, name: str | None = None, *, build: str = "", on_progress: OnProgress | None = None
+) -> Rebuilt:
+    """Build all projections, or the one called `name`, from the archive.
+
+    `build` is the code that folds: what another code has left is not gone on with. Raises `InvalidInput` for a projection
+    that is not there, `ConfigurationError` when it can't be done as things are (another rebuild, an event that this code
+    can't apply), `ReadModelUnavailable`.
     """
     names = [projection.name for projection in rebuildable(name)]
+
+    async def work(session: Session) -> Rebuilt:
+        try:
+            rebuilt = await _rebuild(url, session, names, build, on_progress or _ignore)
+        except TailraceError as error:
+            if not error.retryable:  # what is there can't be gone on with
+                await book.discard(session)
+            raise
+        await book.discard(session)
+        return rebuilt
+
+    return await _alone(url, "tailrace_next, tailrace", work)
+
+
+async def roll_back(url: str, name: str | None = None) -> dict[str, dict[int, int]]:
+    """Put back what the last rebuild of all projections, or of the one called `name`, has replaced.
+
+    Gives by projection and partition the `seq` from which projectors bring it up to date. What is replaced now is kept in
+    its turn. Raises `InvalidInput`, `ConfigurationError` when nothing is kept that fits, `ReadModelUnavailable`.
+    """
+    wanted = [projection.name for projection in rebuildable(name)]
+
+    async def work(session: Session) -> dict[str, dict[int, int]]:
+        found = await kept.names_kept(session)
+        names = [item for item in wanted if item in found]
+        if not names:
+            raise ConfigurationError(
+                f"nothing is kept of {name or 'any projection'}: it was not rebuilt, or it was dropped"
+            )
+
+        async def exchange() -> dict[str, dict[int, int]]:
+            await session.execute(_SQL["freeze"])
+            places = {item: await kept.put_back(session, item) for item in names}
+            await ownership.release_all(session)
+            return places
+
+        return await _in_place(session, exchange)
+
+    return await _alone(url, "tailrace", work)
+
+
+async def drop_kept(url: str) -> list[str]:
+    """Drop what rebuilds have replaced; gives the projections it was of. Raises `ReadModelUnavailable`."""
+
+    async def work(session: Session) -> list[str]:
+        names = await kept.names_kept(session)
+        await kept.discard(session)
+        return names
+
+    return await _alone(url, "tailrace", work)
+
+
+async def _alone(url: str, search_path: str, work: Callable[[Session], Awaitable[T]]) -> T:
+    """Do the work on a session that holds the lock of rebuilds."""
     try:
         session = await connect(
-            url, "tailrace rebuild", statement_seconds=STATEMENT_SECONDS, search_path="tailrace_next, tailrace"
+            url, "tailrace rebuild", statement_seconds=STATEMENT_SECONDS, search_path=search_path, more=STAYS
         )
-    except UNAVAILABLE as error:
-        raise unavailable(error) from error
-    try:
-        if not await session.fetchval(_SQL["lock"]):
-            raise ConfigurationError("a rebuild is under way already")
         try:
-            return await _rebuild(session, names, on_progress)
+            until = time.monotonic() + LOCK_SECONDS
+            while not await session.fetchval(_SQL["lock"]):
+                if time.monotonic() > until:
+                    raise ConfigurationError("a rebuild is under way already")
+                await asyncio.sleep(0.1)
+            return await work(session)
         finally:
-            if not session.is_closed():
-                await session.execute("DROP SCHEMA IF EXISTS tailrace_next CASCADE")
+            session.terminate()
     except UNAVAILABLE as error:
         raise unavailable(error) from error
-    finally:
-        session.terminate()
 
 
-async def _rebuild(session: Session, names: Sequence[str], on_progress: OnProgress | None) -> dict[str, int]:
-    tables = (*BOOKS, *(projection.name for projection in rebuildable()))
-    async with session.transaction():
-        await session.execute("DROP SCHEMA IF EXISTS tailrace_next CASCADE")
-        await session.execute("CREATE SCHEMA tailrace_next")
-        for table in tables:
-            await _make_beside(session, table)
-        await session.execute("INSERT INTO tailrace_next.parked SELECT * FROM tailrace.parked")
-    targets = await archived(session)
+async def _rebuild(url: str, session: Session, names: Sequence[str], build: str, on_progress: OnProgress) -> Rebuilt:
+    begun = await book.open_book(session, names, build)
+    if not begun.copied:
+        await _copy(url, session, begun, on_progress)
+    on_progress(Progress(done=begun.total, total=begun.total, step="indexes"))
+    for table in TABLES:
+        await book.add_indexes(session, table)
     replay = Replay(session, [projection for projection in rebuildable() if projection.name in names])
-    done = dict.fromkeys(targets, 0)
-    while sum(targets.values()) - sum(done.values()) > BATCH:
+    targets = await book.marks(session)
+    while True:
         await replay.to(targets, on_progress)
         done, targets = targets, await archived(session)
+        if sum(targets.values()) - sum(done.values()) <= BATCH:
+            break
+    on_progress(Progress(done=sum(done.values()), total=sum(targets.values()), step="comparing"))
+    differed = await check_beside(session, names)
+    await kept.prepare(session)
+
+    async def exchange() -> dict[str, int]:
+        # What a replay wrote in a transaction that was rolled back is gone with it.
+        replay.rewind()
+        return await _exchange(session, replay, begun, on_progress)
+
+    rows = await _in_place(session, exchange)
+    return Rebuilt(rows=rows, differed=differed, resumed=begun.done > 0)
+
+
+async def _copy(url: str, session: Session, begun: Book, on_progress: OnProgress) -> None:
+    """Write all runs as they were when the rebuild began, behind those that are there."""
+    done = begun.done
+
+    async def keep(after_id: str, events: int) -> None:
+        nonlocal done
+        await book.keep(session, after_id, events)
+        done += events
+        on_progress(Progress(done=min(done, begun.total), total=begun.total))
+
+    reader = await connect(url, "tailrace rebuild reader", statement_seconds=STATEMENT_SECONDS, more=BY_KEY)
+    try:
+        runs = WholeRuns(
+            reader,
+            session,
+            [projection for projection in rebuildable() if projection.name in begun.names],
+            marks=await book.marks(session),
+            parked=await book.stops(session),
+        )
+        on_progress(Progress(done=min(done, begun.total), total=begun.total))
+        await runs.write(after=begun.after_id, keep=keep, on_problem=_refuse)
+    finally:
+        reader.terminate()
+    await book.keep_copied(session)
+
+
+def _refuse(problem: ParkedEntry) -> None:
+    """Code that can't apply what older code could must not take the place of its rows."""
+    raise _impossible(problem.entry.workflow_id, problem.reason)
+
+
+def _impossible(workflow_id: str, reason: str) -> ConfigurationError:
+    return ConfigurationError(f"run {workflow_id} can't be rebuilt by this code, nothing was changed: {reason}")
+
+
+async def _in_place(session: Session, exchange: Callable[[], Awaitable[T]]) -> T:
+    """Exchange tables in one transaction, tried again while somebody else is at them."""
     for attempt in range(SWAP_ATTEMPTS):
         try:
-            return await _swap(session, replay, names, on_progress)
+            async with session.transaction():
+                await session.execute("SET LOCAL lock_timeout = '2s'")
+                await session.execute("SET LOCAL synchronous_commit = on")
+                return await exchange()
         except (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError):
-            # What the replay wrote in the transaction is gone with it, so a new one begins: rare, and never wrong.
             _log.info("the read model is in use; swapping again (%d)", attempt + 1)
             await asyncio.sleep(0.2 * (attempt + 1))
-            replay.rewind()
     raise ReadModelUnavailable("the read model is in use, so that it could not be replaced; try again")
 
 
-async def _make_beside(session: Session, table: str) -> None:
-    """Make an empty table in `tailrace_next` with the settings, constraints and indexes (by name) of the one in `tailrace`."""
-    await session.execute(f"CREATE TABLE tailrace_next.{table} (LIKE tailrace.{table} INCLUDING DEFAULTS)")
-    settings = await session.fetchval(_SQL["settings"], table)
-    if settings:
-        await session.execute(f"ALTER TABLE tailrace_next.{table} SET ({', '.join(settings)})")
-    for row in await session.fetch(_SQL["constraints"], table):
-        await session.execute(f"ALTER TABLE tailrace_next.{table} ADD CONSTRAINT {row['conname']} {row['definition']}")
-    for row in await session.fetch(_SQL["indexes"], table):
-        await session.execute(row["definition"].replace(f" ON tailrace.{table} ", f" ON tailrace_next.{table} ", 1))
-
-
-async def _swap(
-    session: Session, replay: Replay, names: Sequence[str], on_progress: OnProgress | None
-) -> dict[str, int]:
+async def _exchange(session: Session, replay: Replay, begun: Book, on_progress: OnProgress) -> dict[str, int]:
     """Hold all checkpoints, apply what came last, and put the new tables in the place of the old ones."""
-    async with session.transaction():
-        await session.execute("SET LOCAL lock_timeout = '2s'")
-        await session.execute("SET LOCAL synchronous_commit = on")
-        await session.execute(_SQL["freeze"])
-        await replay.to(await archived(session), on_progress)
-        for row in await session.fetch(_SQL["newly_parked"]):
-            raise ConfigurationError(
-                f"run {row['workflow_id']} can't be rebuilt by this code, nothing was changed: {row['reason']}"
-            )
-        rows = {name: await session.fetchval(_SQL[f"count_{name}"]) for name in names}
-        for name in names:
-            await session.execute(f"DROP TABLE tailrace.{name}")
-            await session.execute(f"ALTER TABLE tailrace_next.{name} SET SCHEMA tailrace")
-            await session.execute(
-                "UPDATE tailrace.checkpoints AS c SET position = a.position, seq = a.seq"
-                " FROM tailrace.checkpoints AS a"
-                " WHERE c.projection = $1 AND a.projection = 'archive' AND a.partition = c.partition",
-                name,
-            )
+    await session.execute(_SQL["freeze"])
+    if not await book.fits(session, begun):
+        raise ConfigurationError(
+            "the history or the tables were changed meanwhile, nothing was replaced: rebuild again"
+        )
+    await _follow_parking(session, begun.names)
+    await replay.to(await archived(session), on_progress)
+    rows = {name: await session.fetchval(_SQL[f"count_{name}"]) for name in begun.names}
+    for name in begun.names:
+        await kept.keep(session, name)
+        await session.execute(f"ALTER TABLE tailrace_next.{name} SET SCHEMA tailrace")
+        await session.execute(
+            "UPDATE tailrace.checkpoints AS c SET position = a.position, seq = a.seq"
+            " FROM tailrace.checkpoints AS a"
+            " WHERE c.projection = $1 AND a.projection = 'archive' AND a.partition = c.partition",
+            name,
+        )
     return rows
+
+
+async def _follow_parking(session: Session, names: Sequence[str]) -> None:
+    """Let runs be parked beside where they are parked now: some were redriven since, or stopped."""
+    moved = await session.fetch(_SQL["moved_stops"])
+    if not moved:
+        return
+    runs = [row["workflow_id"] for row in moved]
+    await session.execute(_SQL["forget_parked"], runs)
+    await session.execute(_SQL["copy_parked"], runs)
+    places = await book.marks(session)
+    projections = [projection for projection in rebuildable() if projection.name in names]
+    for partition, rows in groupby(moved, key=lambda row: row["partition"]):
+        for row in rows:
+            try:
+                async with session.transaction():
+                    await refold(session, partition, [row["workflow_id"]], projections, until=places[partition])
+            except Exception as error:
+                if not (isinstance(error, Undecodable) or is_poison(error)):
+                    raise
+                raise _impossible(row["workflow_id"], str(error)) from error
+
+
+def _ignore(progress: Progress) -> None:
+    """Nobody looks."""

@@ -14,17 +14,16 @@ import msgspec
 
 from tailrace.core.errors import ReadModelUnavailable
 from tailrace.core.store.port import Head
-from tailrace.projections import archive, checkpoints, parking
+from tailrace.projections import checkpoints, parking
 from tailrace.projections.archive import Archive
-from tailrace.projections.batch import Batch, replay
 from tailrace.projections.beside import rebuildable
 from tailrace.projections.checkpoints import BEGINNING, Place
 from tailrace.projections.port import LogSource
+from tailrace.projections.refold import refold
 from tailrace.projections.session import UNAVAILABLE, Session, connect, unavailable
 from tailrace.projections.sql import statements
 
 _SQL = statements("repair")
-_MAX_VERSION = 2**63 - 1
 _log = logging.getLogger(__name__)
 
 
@@ -120,13 +119,6 @@ async def _last_common(session: Session, log: LogSource, partition: int, *, low:
 
 async def _fold_again(session: Session, partition: int, runs: Sequence[str]) -> None:
     """Write the rows of these runs from what the archive has of them now."""
-    projections = rebuildable()
+    await refold(session, partition, runs, rebuildable())
     stopped = await parking.parked_runs(session, partition)
-    histories = await archive.earlier(session, {run: stopped.get(run, _MAX_VERSION) for run in runs})
-    batch = Batch(partition, (), ())
-    batch.runs.update({run: replay(run, history) for run, history in histories.items()})
-    for projection in projections:
-        for run in runs:
-            await projection.clear(session, partition, run)
-        await projection.apply(session, batch)
     await parking.mark(session, [run for run in runs if run in stopped])

@@ -28,6 +28,12 @@ UNANSWERED_SECONDS: Final = 6.0
 #: plan is kept for the session's statements until the table is analyzed again, however much it has grown meanwhile.
 BY_KEY: Final[Mapping[str, str]] = {"enable_seqscan": "off", "enable_hashjoin": "off", "enable_mergejoin": "off"}
 
+#: For long work: a transaction may wait for its own side, which folds, and the server notices when that side is gone.
+STAYS: Final[Mapping[str, str]] = {
+    "idle_in_transaction_session_timeout": "60000",
+    "client_connection_check_interval": "1000",
+}
+
 #: What a driver raises when the server is gone, busy, restarting, or took our side of a conflict: try again later.
 UNAVAILABLE: Final = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 

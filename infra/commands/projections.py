@@ -13,13 +13,15 @@ import msgspec
 from tailrace.core.errors import TailraceError
 from tailrace.core.redis_backend.connection import RedisSettings
 from tailrace.core.redis_backend.store import RedisStore
+from tailrace.infra.build import build_id
 from tailrace.infra.commands.options import NAME, data_dir_option, json_option, print_json, table_console
 from tailrace.infra.commands.progress import shown_progress
 from tailrace.infra.config import Settings, load_settings
-from tailrace.infra.processes.running import open_store, run_loop
+from tailrace.infra.processes.running import calm_collector, open_store, run_loop
 from tailrace.projections.lag import Lag, measure_lag
 from tailrace.projections.queries import Queries
-from tailrace.projections.rebuild import rebuild
+from tailrace.projections.rebuild import Rebuilt, rebuild, roll_back
+from tailrace.projections.rebuild import drop_kept as drop_kept_tables
 from tailrace.projections.redrive import redrive
 from tailrace.projections.repair import repair
 from tailrace.projections.rows import CheckpointRow
@@ -79,25 +81,68 @@ def status(data_dir: Path | None, as_json: bool) -> int:
 @projections_command.command("rebuild")
 @click.argument("name", metavar="[NAME]", required=False, type=NAME)
 @click.option("--all", "every", is_flag=True, help="Every projection; so it is without a name.")
+@click.option(
+    "--rollback", is_flag=True, help="Put back what the last rebuild has replaced; projectors bring it up to date."
+)
+@click.option("--drop-kept", is_flag=True, help="Drop what rebuilds have replaced: its disk space is free again.")
 @data_dir_option
 @json_option
-def rebuild_projections(name: str | None, every: bool, data_dir: Path | None, as_json: bool) -> None:
+def rebuild_projections(
+    name: str | None, every: bool, rollback: bool, drop_kept: bool, data_dir: Path | None, as_json: bool
+) -> None:
     """Build a projection anew from the archive, beside the one that is read, and put it in its place.
+
+    Readers and projectors go on meanwhile. One that was interrupted goes on when it is called again. What is replaced is
+    kept until the next rebuild.
 
     \b
     Example:
       tailrace projections rebuild workflows
+      tailrace projections rebuild workflows --rollback
     """
     if name and every:
         raise click.UsageError("name a projection, or say --all")
+    if drop_kept and (name or rollback):
+        raise click.UsageError("--drop-kept drops all that is kept, and does nothing else")
     url = load_settings(data_dir=data_dir).require_postgres()
+    if drop_kept:
+        _drop_kept(url, as_json)
+    elif rollback:
+        _roll_back(url, name, as_json)
+    else:
+        _rebuild(url, name, as_json)
+
+
+def _rebuild(url: str, name: str | None, as_json: bool) -> None:
+    calm_collector()
     with shown_progress("rebuild", quiet=as_json) as on_progress:
-        counts = run_loop(rebuild(url, name, on_progress=on_progress))
+        rebuilt: Rebuilt = run_loop(rebuild(url, name, build=build_id(), on_progress=on_progress))
     if as_json:
-        print_json({"rebuilt": counts})
+        print_json(msgspec.to_builtins(rebuilt))
         return
-    for projection, rows in counts.items():
-        click.echo(f"{projection:<12} {rows:,} rows")
+    if rebuilt.resumed:
+        click.echo("went on with a rebuild that was interrupted")
+    for projection, rows in rebuilt.rows.items():
+        differed = rebuilt.differed[projection]
+        click.echo(f"{projection:<12} {rows:,} rows, {f'{differed:,} differed before' if differed else 'as before'}")
+
+
+def _roll_back(url: str, name: str | None, as_json: bool) -> None:
+    places: dict[str, dict[int, int]] = run_loop(roll_back(url, name))
+    if as_json:
+        print_json({"rolled_back": [{"projection": item, "seq": found} for item, found in places.items()]})
+        return
+    for projection, found in places.items():
+        where = ", ".join(f"{seq:,} in partition {partition}" for partition, seq in sorted(found.items()))
+        click.echo(f"{projection:<12} is back, and goes on from {where}")
+
+
+def _drop_kept(url: str, as_json: bool) -> None:
+    names: list[str] = run_loop(drop_kept_tables(url))
+    if as_json:
+        print_json({"dropped": names})
+    else:
+        click.echo(f"dropped what was kept of {', '.join(names)}" if names else "nothing was kept")
 
 
 @projections_command.command("verify")
@@ -112,6 +157,7 @@ def verify_projections(name: str | None, data_dir: Path | None, as_json: bool) -
       tailrace projections verify
     """
     url = load_settings(data_dir=data_dir).require_postgres()
+    calm_collector()
     with shown_progress("verify", quiet=as_json) as on_progress:
         verdicts: list[Verdict] = run_loop(verify(url, name, on_progress=on_progress))
     if as_json:

@@ -44,7 +44,7 @@ class Life:
     def ready(self, url: str = "") -> None:
         """Say, once, that this process does its work: to the parent, to the log and, as JSON, on standard output."""
         self._ready = True
-        _calm_collector()
+        calm_collector()
         log.info("%s is ready%s", self._name, f" at {url}" if url else "")
         if self._as_json:
             document = {"ready": True, "process": self._name, "pid": os.getpid(), **({"url": url} if url else {})}
@@ -58,7 +58,7 @@ class Life:
         self.stop.set()
 
 
-def _calm_collector() -> None:
+def calm_collector() -> None:
     """Let the cyclic collector look seldom, and never again at what was made up to now.
 
     Almost nothing here is part of a cycle, while thousands of objects live for the length of a batch: with the default

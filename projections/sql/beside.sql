@@ -3,6 +3,12 @@
 -- name: archived
 SELECT partition, seq FROM tailrace.checkpoints WHERE projection = 'archive' ORDER BY partition
 
+-- name: export
+SELECT pg_export_snapshot()
+
+-- name: copy_all_parked
+INSERT INTO parked SELECT * FROM tailrace.parked
+
 -- name: behind
 SELECT c.projection, c.partition, c.seq
 FROM tailrace.checkpoints AS c JOIN tailrace.checkpoints AS a USING (partition)
@@ -56,6 +62,23 @@ WHERE ROW(r.*) IS DISTINCT FROM ROW(f.*)
 ORDER BY workflow_id, key
 LIMIT 20
 
+-- name: moved_stops
+SELECT coalesce(n.partition, p.partition) AS partition, coalesce(n.workflow_id, p.workflow_id) AS workflow_id
+FROM (
+    SELECT DISTINCT ON (workflow_id) workflow_id, partition, version FROM tailrace_next.parked ORDER BY workflow_id, seq
+) AS n
+FULL JOIN (
+    SELECT DISTINCT ON (workflow_id) workflow_id, partition, version FROM tailrace.parked ORDER BY workflow_id, seq
+) AS p USING (workflow_id)
+WHERE n.version IS DISTINCT FROM p.version
+ORDER BY 1, 2
+
+-- name: forget_parked
+DELETE FROM tailrace_next.parked WHERE workflow_id = ANY ($1::text[])
+
+-- name: copy_parked
+INSERT INTO tailrace_next.parked SELECT * FROM tailrace.parked WHERE workflow_id = ANY ($1::text[])
+
 -- name: lock
 SELECT pg_try_advisory_lock(hashtextextended('tailrace.rebuild', 0))
 
@@ -68,13 +91,3 @@ SELECT reloptions FROM pg_class WHERE oid = ('tailrace.' || $1)::regclass
 -- name: constraints
 SELECT conname, pg_get_constraintdef(oid) AS definition FROM pg_constraint
 WHERE conrelid = ('tailrace.' || $1)::regclass AND contype IN ('p', 'u', 'c')
-
--- name: indexes
-SELECT pg_get_indexdef(i.indexrelid) AS definition FROM pg_index AS i
-WHERE i.indrelid = ('tailrace.' || $1)::regclass
-  AND NOT EXISTS (SELECT FROM pg_constraint AS c WHERE c.conindid = i.indexrelid)
-
--- name: newly_parked
-SELECT n.workflow_id, n.reason FROM tailrace_next.parked AS n
-WHERE NOT EXISTS (SELECT FROM tailrace.parked AS p WHERE p.partition = n.partition AND p.seq = n.seq)
-ORDER BY n.partition, n.seq LIMIT 1

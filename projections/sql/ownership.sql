@@ -35,6 +35,9 @@ SET owner = '', lease_until = clock_timestamp()
 FROM unnest($2::integer[], $3::bigint[]) AS held (partition, epoch)
 WHERE p.partition = held.partition AND p.epoch = held.epoch AND p.owner = $1
 
+-- name: release_all
+UPDATE tailrace.partitions SET owner = '', lease_until = clock_timestamp()
+
 -- name: leave
 DELETE FROM tailrace.projectors WHERE name = $1 OR lease_until < clock_timestamp() - interval '1 minute'
 

@@ -168,12 +168,16 @@ async def test_verify_shows_each_row_that_is_wrong_and_rebuild_mends_it(
 
     said = await command("rebuild", "stages")
     assert said.code == 0
-    assert "stages       21 rows" in said.out
+    assert "stages       21 rows, 1 differed before" in said.out
     assert "events" in said.err, "progress without a terminal is lines on standard error"
     assert (await command("verify", "stages")).code == 0
     assert (await command("verify")).code == 1
     rebuilt = await command("rebuild", "--all", "--json")
-    assert rebuilt.json == {"rebuilt": {"workflows": 3, "stages": 21, "tasks": 21, "stalls": 0}}
+    assert rebuilt.json == {
+        "rows": {"workflows": 3, "stages": 21, "tasks": 21, "stalls": 0},
+        "differed": {"workflows": 1, "stages": 0, "tasks": 1, "stalls": 0},
+        "resumed": False,
+    }
     assert rebuilt.err == ""
     assert (await command("verify")).code == 0
 

@@ -12,7 +12,7 @@ from tailrace.core.errors import ConfigurationError, InvalidInput, ReadModelUnav
 from tailrace.projections.beside import Progress
 from tailrace.projections.fold import to_record
 from tailrace.projections.queries import Queries
-from tailrace.projections.rebuild import rebuild
+from tailrace.projections.rebuild import Rebuilt, rebuild
 from tailrace.projections.verify import verify
 from tests.integration.projections.run_log import RunLog
 from tests.integration.projections.support import Database, project, projecting, until
@@ -52,7 +52,7 @@ async def test_what_was_projected_is_verified(postgres_url: str, filled: RunLog)
     assert [(verdict.projection, verdict.differ) for verdict in verdicts] == [(name, 0) for name in NAMES]
     assert verdicts[0].rows == 13
     total = sum(len(filled.entries(partition)) for partition in (0, 1))
-    assert heard[-1] == Progress(done=total, total=total)
+    assert heard[-1] == Progress(done=total, total=total, step="comparing")
 
 
 EXTRA = """
@@ -89,7 +89,7 @@ async def test_a_rebuilt_read_model_is_the_same_down_to_its_indexes(
 ) -> None:
     """Rows, columns, constraints, indexes and settings are those from before; nothing is left beside."""
     rows, shape = await db.dump(), await db.rows(SHAPE)
-    counts = await rebuild(postgres_url, name)
+    counts = (await rebuild(postgres_url, name)).rows
     assert counts == {table: len(rows[table]) for table in (NAMES if name is None else (name,))}
     assert await db.dump() == rows
     assert await db.rows(SHAPE) == shape
@@ -175,7 +175,7 @@ async def test_a_swap_that_does_not_get_its_locks_is_tried_again(
 async def test_two_rebuilds_at_once(postgres_url: str, filled: RunLog) -> None:
     """The second is told so."""
     results = await asyncio.gather(*(rebuild(postgres_url) for _ in range(3)), return_exceptions=True)
-    assert any(isinstance(result, dict) for result in results)
+    assert any(isinstance(result, Rebuilt) for result in results)
     refused = [result for result in results if isinstance(result, Exception)]
     assert all(isinstance(error, ConfigurationError) and "under way" in str(error) for error in refused)
     assert [verdict.differ for verdict in await verify(postgres_url)] == [0, 0, 0, 0]
