@@ -30,6 +30,7 @@ from tests.bench.limit import Limit, limit_table, measure_limit
 from tests.bench.load import Load
 from tests.bench.noop import WORKER
 from tests.bench.peers.environments import CACHE
+from tests.bench.rebuild_rate import measure_rebuild
 from tests.bench.throughput import Throughput, measure_throughput, throughput_table
 from tests.bench.whole import measure_demo, measure_whole
 
@@ -47,6 +48,7 @@ class Amounts(msgspec.Struct, frozen=True, kw_only=True):
     runs: int = 2000
     single_runs: int = 200
     entries: int = 200_000
+    archived_runs: int = 10_000
     sizes: Sequence[Size]
     growth_idle_seconds: float = 5.0
 
@@ -58,6 +60,7 @@ QUICK: Final = Amounts(
     runs=300,
     single_runs=25,
     entries=50_000,
+    archived_runs=1_000,
     sizes=[Size(waiting=waiting, partitions=PARTITIONS) for waiting in (100, 1_000)],
     growth_idle_seconds=1.0,
 )
@@ -158,6 +161,13 @@ def growth(amounts: Amounts, document: Document, say: Say) -> Iterator[Table]:
     yield figure_table(found_ratios, "growth")
 
 
+def rebuild(amounts: Amounts, document: Document, say: Say) -> Iterator[Table]:
+    """The read models, built anew from the archive."""
+    figures = list(measure_rebuild(amounts.archived_runs, say))
+    document.figures += figures
+    yield figure_table(figures, "rebuild")
+
+
 def _say_of(say: Say, what: str, doing: str) -> None:
     say(f"{what}: {doing}")
 
@@ -186,6 +196,7 @@ PARTS: Final[dict[str, Callable[[Amounts, Document, Say], Iterator[Table]]]] = {
     "throughput": throughput,
     "latency": latency,
     "growth": growth,
+    "rebuild": rebuild,
 }
 
 

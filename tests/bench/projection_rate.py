@@ -41,20 +41,26 @@ async def measure(runs: int) -> tuple[int, float]:
     log = RunLog()
     events = fill(log, runs)
     with tempfile.TemporaryDirectory() as folder:
-        async with EmbeddedPostgres(Path(folder) / "postgres") as server, Queries(server.url) as queries:
-            projector = Projector(server.url, log)
-            running = asyncio.create_task(projector.run())
-            await projector.wait_ready()
-            begin = time.monotonic()
-            while True:
-                places = [row.seq for row in await queries.checkpoints()]
-                if sum(places) == events * len(places) // log.partitions:
-                    break
-                await asyncio.sleep(0.01)
-            seconds = time.monotonic() - begin
-            running.cancel()
-            await asyncio.gather(running, return_exceptions=True)
-    return events, seconds
+        async with EmbeddedPostgres(Path(folder) / "postgres") as server:
+            return events, await project(server.url, log, events)
+
+
+async def project(url: str, log: RunLog, events: int) -> float:
+    """Project all events of a log into an empty database; gives the seconds it took."""
+    async with Queries(url) as queries:
+        projector = Projector(url, log)
+        running = asyncio.create_task(projector.run())
+        await projector.wait_ready()
+        begin = time.monotonic()
+        while True:
+            places = [row.seq for row in await queries.checkpoints()]
+            if sum(places) == events * len(places) // log.partitions:
+                break
+            await asyncio.sleep(0.01)
+        seconds = time.monotonic() - begin
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+    return seconds
 
 
 def main() -> None:

@@ -182,6 +182,36 @@ async def test_verify_shows_each_row_that_is_wrong_and_rebuild_mends_it(
     assert (await command("verify")).code == 0
 
 
+async def test_what_was_replaced_is_put_back_or_dropped(command: Command, runner: Runner, db: Database) -> None:
+    """`--rollback` says from where projectors go on; `--drop-kept` frees the space, and then there is nothing to put back."""
+    assert (await command("rebuild", "tasks", "--rollback")).code == 1
+    assert (await command("rebuild", "tasks")).code == 0
+    said = await command("rebuild", "tasks", "--rollback")
+    assert said.code == 0
+    seqs = await db.projected()
+    places = [f"{seqs['tasks', partition]:,} in partition {partition}" for partition in (0, 1)]
+    assert f"tasks        is back, and goes on from {', '.join(places)}" in said.out
+    document = (await command("rebuild", "--rollback", "--json")).json
+    assert document == {"rolled_back": [{"projection": "tasks", "seq": {"0": seqs["tasks", 0], "1": seqs["tasks", 1]}}]}
+    assert (await command("rebuild", "--drop-kept", "--json")).json == {"dropped": ["tasks"]}
+    assert "nothing was kept" in (await command("rebuild", "--drop-kept")).out
+    assert "nothing is kept of any projection" in (await command("rebuild", "--rollback")).err
+    for wrong in (("tasks", "--drop-kept"), ("--rollback", "--drop-kept")):
+        assert (await command("rebuild", *wrong)).code == 2
+
+
+async def test_progress_is_a_bar_in_a_terminal(
+    command: Command, runner: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the share that is done; it is on standard error, and gone at the end."""
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    said = await command("rebuild")
+    assert said.code == 0
+    assert "100%" in said.err
+    assert "━" in said.err
+    assert "━" not in said.out
+
+
 async def test_wrong_names_are_told(command: Command, runner: Runner) -> None:
     """A projection that is not there, and two ways to say which."""
     said = await command("rebuild", "moods")

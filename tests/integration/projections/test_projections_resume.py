@@ -1,0 +1,181 @@
+"""Rebuilds that are killed and go on, that would be wrong and are refused, and that are taken back."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from tailrace.core.errors import ConfigurationError
+from tailrace.projections import batch, whole
+from tailrace.projections.batch import replay_until_problem
+from tailrace.projections.beside import Progress
+from tailrace.projections.queries import Queries
+from tailrace.projections.rebuild import drop_kept, rebuild, roll_back
+from tailrace.projections.verify import verify
+from tests.integration.projections.rebuild_process import BUILD, STRETCH
+from tests.integration.projections.run_log import RunLog
+from tests.integration.projections.support import Database, project, projecting, until
+
+PROCESS = Path(__file__).with_name("rebuild_process.py")
+RUNS = 60
+
+
+@pytest.fixture
+async def filled(postgres_url: str, log: RunLog, db: Database) -> RunLog:
+    """Runs of all ages; one of them is parked although it could be read."""
+    for number in range(RUNS):
+        log.create(f"run-{number}")
+        for _ in range(number % 8):
+            log.advance(f"run-{number}")
+    await project(postgres_url, log, db)
+    await park(db, "run-7", 4)
+    return log
+
+
+async def park(db: Database, workflow_id: str, version: int) -> None:
+    """Let a run be parked as by code that could not read it, and its rows be those from before."""
+    await db.execute(
+        "INSERT INTO tailrace.parked (partition, seq, entry_id, workflow_id, version, type, traceparent, raw, reason)"
+        " SELECT partition, seq, entry_id, workflow_id, version, type, traceparent, raw, 'an older version'"
+        " FROM tailrace.events WHERE workflow_id = $1 AND version >= $2",
+        workflow_id,
+        version,
+    )
+
+
+async def killed(url: str, step: str, count: int) -> None:
+    """Rebuild in a process that is killed on its way."""
+    process = await asyncio.create_subprocess_exec(sys.executable, str(PROCESS), url, step, str(count))
+    assert await process.wait() == -signal.SIGKILL
+
+
+async def all_right(url: str) -> bool:
+    """True when every row is what the archive says."""
+    return [verdict.differ for verdict in await verify(url)] == [0, 0, 0, 0]
+
+
+@pytest.mark.parametrize(("step", "count"), [("", 5), ("indexes", 1), ("comparing", 1)])
+async def test_a_killed_rebuild_goes_on(
+    postgres_url: str, filled: RunLog, db: Database, monkeypatch: pytest.MonkeyPatch, step: str, count: int
+) -> None:
+    """It begins behind what was written, takes in what came since, and nothing is left of it afterwards."""
+    await killed(postgres_url, step, count)
+    assert await db.value("SELECT count(*) FROM tailrace.workflows") == RUNS, "what is read is as before"
+    done = await db.value("SELECT done FROM tailrace_next.book")
+    total = await db.value("SELECT total FROM tailrace_next.book")
+    assert 0 < done < total if not step else done == total
+    for number in range(5):
+        filled.create(f"later-{number}")
+        filled.advance(f"run-{number * 8}")
+    await project(postgres_url, filled, db)
+    assert await db.value("SELECT count(*) = 0 FROM tailrace.parked"), "the projector tried it again"
+
+    monkeypatch.setattr(whole, "STRETCH", STRETCH)
+    heard: list[Progress] = []
+    rebuilt = await rebuild(postgres_url, build=BUILD, on_progress=heard.append)
+    assert rebuilt.resumed
+    assert (heard[0].done, heard[0].total) == (done, total)
+    assert rebuilt.rows["workflows"] == RUNS + 5
+    assert await all_right(postgres_url)
+    assert await db.value("SELECT to_regnamespace('tailrace_next') IS NULL")
+
+
+async def test_what_another_version_left_is_not_gone_on_with(postgres_url: str, filled: RunLog) -> None:
+    """Half of the rows by one code and half by another would be neither's."""
+    await killed(postgres_url, "", 5)
+    heard: list[Progress] = []
+    rebuilt = await rebuild(postgres_url, build="other", on_progress=heard.append)
+    assert not rebuilt.resumed
+    assert heard[0].done == 0
+    assert await all_right(postgres_url)
+
+
+async def test_a_history_that_was_repaired_meanwhile_is_folded_anew(
+    postgres_url: str, filled: RunLog, db: Database
+) -> None:
+    """What was built may show events that were set aside since."""
+    await killed(postgres_url, "indexes", 1)
+    await abandon(db)
+    assert not (await rebuild(postgres_url, build=BUILD)).resumed
+
+
+async def abandon(db: Database) -> None:
+    """Let an event be set aside."""
+    await db.execute(
+        "INSERT INTO tailrace.abandoned (partition, seq, entry_id, workflow_id, version, type, traceparent, raw)"
+        " VALUES (0, 1, '1-0', 'gone', 1, 'x', '', '')"
+    )
+
+
+async def test_rows_that_are_built_wrongly_are_never_read(
+    postgres_url: str, filled: RunLog, db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fault in folding whole runs is found by folding event by event; all stays as it was."""
+    before = await db.dump()
+
+    def wrong(workflow_id: str, entries: Any) -> Any:
+        run, problem = replay_until_problem(workflow_id, entries)
+        if workflow_id == "run-5" and run.created is not None:
+            run.created = replace(run.created, name="wrong")
+        return run, problem
+
+    monkeypatch.setattr(batch, "replay_until_problem", wrong)
+    with pytest.raises(ConfigurationError, match=r"run-5 was built wrongly in workflows, nothing was changed"):
+        await rebuild(postgres_url)
+    assert await db.dump() == before
+    assert await db.value("SELECT to_regnamespace('tailrace_next') IS NULL")
+
+
+async def test_what_was_replaced_is_put_back_and_brought_up_to_date(
+    postgres_url: str, filled: RunLog, db: Database, queries: Queries
+) -> None:
+    """With a projector that runs, readers who never see less, and a run that is not parked any more."""
+    await db.execute("UPDATE tailrace.workflows SET name = 'as it was' WHERE workflow_id = 'run-5'")
+    name = "SELECT name FROM tailrace.workflows WHERE workflow_id = 'run-5'"
+    assert (await rebuild(postgres_url)).differed["workflows"] >= 1
+    assert await db.value(name) != "as it was"
+    for number in range(5):
+        filled.create(f"later-{number}")
+        filled.advance(f"run-{number * 8}")
+    async with projecting(postgres_url, filled):
+        await until(lambda: db.is_caught_up(filled))
+        assert await db.value("SELECT count(*) = 0 FROM tailrace.parked"), "the projector tried it again"
+        places = await roll_back(postgres_url)
+        assert set(places) == {"workflows", "stages", "tasks", "stalls"}
+        assert len((await queries.list_workflows(limit=500)).items) >= RUNS
+        await until(lambda: db.is_caught_up(filled))
+        assert await db.value(name) == "as it was"
+        (verdict, *others) = await verify(postgres_url)
+        assert [item.workflow_id for item in verdict.differences] == ["run-5"]
+        assert [item.differ for item in others] == [0, 0, 0]
+
+        await roll_back(postgres_url, "workflows")
+        await until(lambda: db.is_caught_up(filled))
+    assert await db.value(name) != "as it was"
+    assert await all_right(postgres_url)
+
+
+async def test_what_does_not_fit_any_more_is_not_put_back(postgres_url: str, filled: RunLog, db: Database) -> None:
+    """Nothing kept, events set aside since, tables of an older version: each is said, and changes nothing."""
+    with pytest.raises(ConfigurationError, match="nothing is kept of any projection"):
+        await roll_back(postgres_url)
+    await rebuild(postgres_url, "tasks")
+    with pytest.raises(ConfigurationError, match="nothing is kept of stages"):
+        await roll_back(postgres_url, "stages")
+    before = await db.dump()
+    await abandon(db)
+    with pytest.raises(ConfigurationError, match="a repair set aside"):
+        await roll_back(postgres_url, "tasks")
+    await db.execute("UPDATE tailrace_kept.versions SET migration = migration - 1")
+    with pytest.raises(ConfigurationError, match="of an older version"):
+        await roll_back(postgres_url)
+    assert await db.dump() == before
+    assert await drop_kept(postgres_url) == ["tasks"]
+    assert await db.value("SELECT to_regnamespace('tailrace_kept') IS NULL")
+    assert await drop_kept(postgres_url) == []
