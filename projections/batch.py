@@ -25,12 +25,18 @@ class ParkedEntry(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Batch:
-    """`entries` as read, their `records` (None where undecodable), the touched `runs` by id, and what is `parked`."""
+    """`entries` as read, their `records` (None where undecodable), the touched `runs` by id, and what is `parked`.
 
-    __slots__ = ("entries", "parked", "partition", "records", "runs")
+    `fresh`: the runs have no rows yet, and no key may be there to tell.
+    """
 
-    def __init__(self, partition: int, entries: Sequence[RawEntry], records: Sequence[Record | None]) -> None:
+    __slots__ = ("entries", "fresh", "parked", "partition", "records", "runs")
+
+    def __init__(
+        self, partition: int, entries: Sequence[RawEntry], records: Sequence[Record | None], *, fresh: bool = False
+    ) -> None:
         self.partition = partition
+        self.fresh = fresh
         self.entries = entries
         self.records = records
         self.runs: dict[str, Run] = {}

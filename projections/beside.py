@@ -58,17 +58,18 @@ TABLES: Final = ("checkpoints", "parked", *(projection.name for projection in re
 
 
 async def make_table(session: Session, table: str, *, schema: str = "") -> None:
-    """Make an empty table beside the one that is read, with its settings and constraints (by name), without its indexes.
-
-    In a schema, or for the length of the transaction.
-    """
+    """Make an empty table like the one that is read, without keys and indexes; in a schema, or for this transaction."""
     made, end = (f"{schema}.{table}", "") if schema else (f"pg_temp.{table}", " ON COMMIT DROP")
     await session.execute(f"CREATE TABLE {made} (LIKE tailrace.{table} INCLUDING DEFAULTS){end}")
     settings = await session.fetchval(_SQL["settings"], table)
     if settings:
         await session.execute(f"ALTER TABLE {made} SET ({', '.join(settings)})")
-    for row in await session.fetch(_SQL["constraints"], table):
-        await session.execute(f"ALTER TABLE {made} ADD CONSTRAINT {row['conname']} {row['definition']}")
+
+
+async def add_keys(session: Session, table: str, *, schema: str = "pg_temp") -> None:
+    """Give a table beside the constraints of the one that is read, by name, as far as it has not got them."""
+    for row in await session.fetch(_SQL["missing_constraints"], table, schema):
+        await session.execute(f"ALTER TABLE {schema}.{table} ADD CONSTRAINT {row['conname']} {row['definition']}")
 
 
 async def archived(session: Session) -> dict[int, int]:

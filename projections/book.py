@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from tailrace.projections.beside import TABLES, make_table
+from tailrace.projections.beside import TABLES, add_keys, make_table
 from tailrace.projections.session import Session
 from tailrace.projections.sql import statements
 
@@ -81,7 +81,8 @@ async def keep_copied(session: Session) -> None:
 
 
 async def add_indexes(session: Session, table: str) -> None:
-    """Make the indexes that the table that is read has and the one beside has not yet, and let the planner know it."""
+    """Make the keys and indexes that the table that is read has and the one beside has not yet, and let it be analyzed."""
+    await add_keys(session, table, schema="tailrace_next")
     for row in await session.fetch(_SQL["missing_indexes"], table):
         await session.execute(row["definition"].replace(f" ON tailrace.{table} ", f" ON tailrace_next.{table} ", 1))
     await session.execute(f"ANALYZE tailrace_next.{table}")

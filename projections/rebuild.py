@@ -239,6 +239,8 @@ async def _exchange(session: Session, replay: Replay, begun: Book, on_progress: 
     await replay.to(await archived(session), on_progress)
     rows = {name: await session.fetchval(_SQL[f"count_{name}"]) for name in begun.names}
     for name in begun.names:
+        for grant in await session.fetch(_SQL["grants"], name):
+            await session.execute(grant["statement"])
         await kept.keep(session, name)
         await session.execute(f"ALTER TABLE tailrace_next.{name} SET SCHEMA tailrace")
         await session.execute(

@@ -14,6 +14,7 @@ from tailrace.projections.sql import statements
 from tailrace.projections.values import Row, document
 
 _SQL = statements("stages")
+_WRITE = f"{_SQL['insert']}\n{_SQL['or_update']}"
 
 
 class _Stage(Row, frozen=True, kw_only=True):
@@ -48,7 +49,7 @@ class Stages:
         """Write the stages that differ from before the batch."""
         rows = [row for run in batch.runs.values() for row in _rows(run)]
         if rows:
-            await session.execute(_SQL["write"], batch.partition, document(rows))
+            await session.execute(_SQL["insert"] if batch.fresh else _WRITE, batch.partition, document(rows))
 
     async def clear(self, session: Session, partition: int, workflow_id: str | None = None) -> None:
         """Remove the rows of a partition, or of one run."""

@@ -10,6 +10,7 @@ from tailrace.projections.sql import statements
 from tailrace.projections.values import document
 
 _SQL = statements("stalls")
+_WRITE = f"{_SQL['insert']}\n{_SQL['or_update']}"
 
 
 class Stalls:
@@ -21,7 +22,7 @@ class Stalls:
         """Write the stalls that began or ended."""
         rows = [stall for run in batch.runs.values() for stall in run.stalls.values()]
         if rows:
-            await session.execute(_SQL["write"], batch.partition, document(rows))
+            await session.execute(_SQL["insert"] if batch.fresh else _WRITE, batch.partition, document(rows))
 
     async def clear(self, session: Session, partition: int, workflow_id: str | None = None) -> None:
         """Remove the rows of a partition, or of one run."""

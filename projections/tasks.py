@@ -10,6 +10,7 @@ from tailrace.projections.sql import statements
 from tailrace.projections.values import document
 
 _SQL = statements("tasks")
+_WRITE = f"{_SQL['insert']}\n{_SQL['or_update']}"
 
 
 class Tasks:
@@ -21,7 +22,7 @@ class Tasks:
         """Write the tasks that changed, each once."""
         rows = [task for run in batch.runs.values() for task in run.tasks.values()]
         if rows:
-            await session.execute(_SQL["write"], batch.partition, document(rows))
+            await session.execute(_SQL["insert"] if batch.fresh else _WRITE, batch.partition, document(rows))
 
     async def clear(self, session: Session, partition: int, workflow_id: str | None = None) -> None:
         """Remove the rows of a partition, or of one run."""

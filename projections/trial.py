@@ -17,7 +17,7 @@ from tailrace.core.errors import ConfigurationError
 from tailrace.projections import parking
 from tailrace.projections.archive import to_entry
 from tailrace.projections.batch import Batch
-from tailrace.projections.beside import TABLES, make_table, rebuildable
+from tailrace.projections.beside import TABLES, add_keys, make_table, rebuildable
 from tailrace.projections.fold import Run, RunView, to_record
 from tailrace.projections.port import Projection
 from tailrace.projections.session import Session
@@ -26,7 +26,7 @@ from tailrace.projections.sql import statements
 _SQL = statements("trial")
 
 #: How many runs are folded once more.
-SAMPLE: Final = 30
+SAMPLE: Final = 20
 
 
 async def check_beside(session: Session, names: Sequence[str]) -> dict[str, int]:
@@ -58,6 +58,7 @@ async def _fold_again(session: Session, projections: Sequence[Projection], runs:
     """Write the rows of these runs into temporary tables, one event at a time."""
     for table in TABLES:
         await make_table(session, table)
+        await add_keys(session, table)
     await session.execute(_SQL["parked"], list(runs))
     rows = await session.fetch(_SQL["histories"], list(runs))
     for workflow_id, group in groupby(rows, key=lambda row: row["workflow_id"]):

@@ -14,12 +14,13 @@ import msgspec
 
 from tailrace.core.errors import ReadModelUnavailable
 from tailrace.projections import parking
-from tailrace.projections.batch import ParkedEntry
+from tailrace.projections.batch import Batch, ParkedEntry
 from tailrace.projections.beside import (
     STATEMENT_SECONDS,
     TABLES,
     OnProgress,
     Progress,
+    add_keys,
     archived,
     make_table,
     rebuildable,
@@ -96,17 +97,20 @@ async def _fold(reader: Session, session: Session, projections: Sequence[Project
 
     for name, value in BY_KEY.items():
         await reader.execute(f"SET LOCAL {name} = {value}")
+    problems: list[ParkedEntry] = []
     runs = WholeRuns(reader, session, projections, marks=targets, parked=parked)
-    await runs.write(keep=tell, on_problem=_note)
-    await parking.mark(session, list(parked))
+    await runs.write(keep=tell, on_problem=problems.append)
     on_progress(Progress(done=total, total=total, step="comparing"))
-    for projection in projections:
-        await session.execute(f"ANALYZE {projection.name}")
-
-
-def _note(problem: ParkedEntry) -> None:
-    """Its run is parked beside, so it will differ from the one that is read."""
-    _log.warning("run %s can't be folded by this code: %s", problem.entry.workflow_id, problem.reason)
+    for table in TABLES:
+        await add_keys(session, table)
+        await session.execute(f"ANALYZE {table}")
+    await parking.mark(session, list(parked))
+    # Parked beside and not in what is read, a run differs.
+    for problem in problems:
+        _log.warning("run %s can't be folded by this code: %s", problem.entry.workflow_id, problem.reason)
+        batch = Batch(problem.entry.partition, (), ())
+        batch.parked.append(problem)
+        await parking.park(session, batch)
 
 
 def _ignore(progress: Progress) -> None:

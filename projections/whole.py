@@ -1,7 +1,8 @@
 """Whole runs: the archive read run by run, each folded from its first event to its last, and written as final rows.
 
 Invariant: what is written of a run is its fold up to a mark (a `seq` of its partition), or up to where it is parked. Rows
-go into the tables that the session's search path names, by the statements that the projector has.
+go into the tables that the session's search path names, by the statements that the projector has. These tables hold
+nothing of the runs, and need no keys: a key that is made at the end costs a tenth of one that is kept meanwhile.
 
 Nothing is kept between runs, so memory does not grow with the archive, and whoever knows the last run that was written can
 go on behind it. Reading the next stretch, folding this one and writing the one before go on at the same time.
@@ -18,7 +19,7 @@ import asyncpg
 import msgspec
 
 from tailrace.core.store.port import RawEntry
-from tailrace.projections import batch, parking
+from tailrace.projections import batch
 from tailrace.projections.archive import to_entry
 from tailrace.projections.batch import Batch, ParkedEntry
 from tailrace.projections.fold import Run
@@ -32,10 +33,10 @@ _MAX_VERSION: Final = 2**63 - 1
 #: Events of one stretch: so many are in memory, some three times over.
 STRETCH: Final = 20_000
 
-#: After how many events of folding others get their turn: the write that goes on has to send its next statement.
-_TURN: Final = 400
+#: After how many events of folding others get their turn: the server waits for the next statement of the write that goes on.
+_TURN: Final = 60
 
-#: Called with what could not be applied, which is parked beside the rows; may raise to end it all.
+#: Called with what could not be applied, behind which nothing of its run is written; may raise to end it all.
 OnProblem = Callable[[ParkedEntry], None]
 
 #: Called in the transaction that wrote some runs: the id of the last of them, and how many events were read.
@@ -151,7 +152,7 @@ class WholeRuns:
                 await keep(stretch.last, stretch.events)
 
     async def _write_poisoned(self, runs: Sequence[_Folded], on_problem: OnProblem) -> None:
-        """Write runs of which one holds a value that can't be written: it is found by halving, and parked."""
+        """Write runs of which one holds a value that can't be written: it is found by halving, and left out."""
         try:
             async with self._writer.transaction():
                 await self._write_runs(runs)
@@ -166,26 +167,16 @@ class WholeRuns:
             await self._write_poisoned(runs[:middle], on_problem)
             await self._write_poisoned(runs[middle:], on_problem)
             return
-        parked = ParkedEntry(entry=runs[0].entries[0], reason=problem, first=True)
-        on_problem(parked)
-        await self._park([parked])
+        on_problem(ParkedEntry(entry=runs[0].entries[0], reason=problem, first=True))
 
     async def _write_runs(self, runs: Iterable[_Folded]) -> None:
         batches: dict[int, Batch] = {}
         for folded in runs:
-            found = batches.setdefault(folded.partition, Batch(folded.partition, (), ()))
+            found = batches.setdefault(folded.partition, Batch(folded.partition, (), (), fresh=True))
             found.runs[folded.run.workflow_id] = folded.run
-            if folded.parked is not None:
-                found.parked.append(folded.parked)
         for found in batches.values():
             for projection in self._projections:
                 await projection.apply(self._writer, found)
-            await parking.park(self._writer, found)
-
-    async def _park(self, parked: Sequence[ParkedEntry]) -> None:
-        found = Batch(parked[0].entry.partition, (), ())
-        found.parked.extend(parked)
-        await parking.park(self._writer, found)
 
 
 def _workflow_id(row: asyncpg.Record) -> str:

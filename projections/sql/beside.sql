@@ -88,6 +88,20 @@ SELECT projection FROM tailrace.checkpoints ORDER BY projection, partition FOR U
 -- name: settings
 SELECT reloptions FROM pg_class WHERE oid = ('tailrace.' || $1)::regclass
 
--- name: constraints
-SELECT conname, pg_get_constraintdef(oid) AS definition FROM pg_constraint
-WHERE conrelid = ('tailrace.' || $1)::regclass AND contype IN ('p', 'u', 'c')
+-- name: grants
+SELECT
+    format(
+        'GRANT %s ON tailrace_next.%I TO %s%s', a.privilege_type, c.relname,
+        CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(a.grantee)) END,
+        CASE WHEN a.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END
+    ) AS statement
+FROM pg_class AS c CROSS JOIN LATERAL aclexplode(c.relacl) AS a
+WHERE c.oid = ('tailrace.' || $1)::regclass AND a.grantee <> c.relowner
+
+-- name: missing_constraints
+SELECT c.conname, pg_get_constraintdef(c.oid) AS definition FROM pg_constraint AS c
+WHERE c.conrelid = ('tailrace.' || $1)::regclass AND c.contype IN ('p', 'u', 'c')
+  AND NOT EXISTS (
+      SELECT FROM pg_constraint AS n
+      WHERE n.conrelid = ($2 || '.' || $1)::regclass AND n.conname = c.conname
+  )

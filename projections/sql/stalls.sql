@@ -1,4 +1,4 @@
--- name: write
+-- name: insert
 INSERT INTO stalls (
     partition, workflow_id, version, cause, hop, summary, suggestion, evidence, since, cleared_at
 )
@@ -9,6 +9,8 @@ FROM json_to_recordset($2) AS n (
     workflow_id text, version bigint, cause text, hop text, summary text, suggestion text, evidence jsonb,
     since bigint, cleared_at bigint
 )
+
+-- name: or_update
 ON CONFLICT (workflow_id, version) DO UPDATE SET cleared_at = EXCLUDED.cleared_at
 
 -- name: clear

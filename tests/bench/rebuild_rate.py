@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import asyncpg
+
 from tailrace.infra.embedded import EmbeddedPostgres
 from tailrace.infra.processes.running import calm_collector, run_loop
 from tailrace.projections.rebuild import rebuild
@@ -50,6 +52,13 @@ async def _fill(url: str, runs: int) -> int:
     log = RunLog()
     events = fill(log, runs)
     await project(url, log, events)
+    # An archive at rest, as all of it is but what came last.
+    connection = await asyncpg.connect(url)
+    try:
+        await connection.execute("VACUUM ANALYZE")
+        await connection.execute("CHECKPOINT")
+    finally:
+        await connection.close()
     return events
 
 

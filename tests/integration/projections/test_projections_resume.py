@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from tailrace.core.codec import encode_event
 from tailrace.core.errors import ConfigurationError
+from tailrace.core.events import TaskDispatched
 from tailrace.projections import batch, whole
 from tailrace.projections.batch import replay_until_problem
 from tailrace.projections.beside import Progress
@@ -130,6 +132,26 @@ async def test_rows_that_are_built_wrongly_are_never_read(
         await rebuild(postgres_url)
     assert await db.dump() == before
     assert await db.value("SELECT to_regnamespace('tailrace_next') IS NULL")
+
+
+async def test_a_value_that_cannot_be_written_is_named_with_its_run(
+    postgres_url: str, filled: RunLog, db: Database
+) -> None:
+    """One among many: it is found, and the rebuild changes nothing; for a verification it is a run that differs."""
+    stage, run = "scaffolding", "run-16"
+    event = TaskDispatched(task_id=f"{run}:{stage}:1", stage=stage, attempt=2**40, agent="a", action="a")
+    filled.put(run, filled.version(run) + 1, "TaskDispatched", encode_event(event, at=filled.now))
+    await project(postgres_url, filled, db)
+    assert await db.value("SELECT count(*) FROM tailrace.parked") == 1
+    await db.execute("DELETE FROM tailrace.parked")
+    before = await db.dump()
+    with pytest.raises(
+        ConfigurationError, match=r"run-16 can't be rebuilt by this code, nothing was changed: .*out of range"
+    ):
+        await rebuild(postgres_url)
+    assert await db.dump() == before
+    verdicts = {verdict.projection: verdict for verdict in await verify(postgres_url)}
+    assert {item.workflow_id for item in verdicts["workflows"].differences} == {"run-16"}
 
 
 async def test_what_was_replaced_is_put_back_and_brought_up_to_date(
