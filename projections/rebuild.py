@@ -36,17 +36,17 @@ from tailrace.projections.beside import (
 from tailrace.projections.book import Book
 from tailrace.projections.refold import refold
 from tailrace.projections.session import (
-    BY_KEY,
     STAYS,
     UNAVAILABLE,
     Session,
     connect,
+    end_with_client,
     is_poison,
     unavailable,
 )
 from tailrace.projections.sql import statements
 from tailrace.projections.trial import check_beside
-from tailrace.projections.whole import WholeRuns
+from tailrace.projections.whole import IN_ORDER, WholeRuns
 
 _SQL = statements("beside")
 _log = logging.getLogger(__name__)
@@ -140,6 +140,7 @@ async def _alone(url: str, search_path: str, work: Callable[[Session], Awaitable
             url, "tailrace rebuild", statement_seconds=STATEMENT_SECONDS, search_path=search_path, more=STAYS
         )
         try:
+            await end_with_client(session)
             until = time.monotonic() + LOCK_SECONDS
             while not await session.fetchval(_SQL["lock"]):
                 if time.monotonic() > until:
@@ -189,7 +190,7 @@ async def _copy(url: str, session: Session, begun: Book, on_progress: OnProgress
         done += events
         on_progress(Progress(done=min(done, begun.total), total=begun.total))
 
-    reader = await connect(url, "tailrace rebuild reader", statement_seconds=STATEMENT_SECONDS, more=BY_KEY)
+    reader = await connect(url, "tailrace rebuild reader", statement_seconds=STATEMENT_SECONDS, more=IN_ORDER)
     try:
         runs = WholeRuns(
             reader,

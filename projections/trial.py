@@ -42,8 +42,8 @@ async def check_beside(session: Session, names: Sequence[str]) -> dict[str, int]
             for row in await session.fetch(_SQL[f"differing_{name}"], SAMPLE):
                 counts[name] = row["differ"]
                 differing.add(row["workflow_id"])
-        others = await session.fetch(_SQL["any_runs" if "workflows" in names else "any_archived"], SAMPLE)
-        sample = [*sorted(differing)[: SAMPLE // 2], *(row["workflow_id"] for row in others)][:SAMPLE]
+        others = await session.fetch(_SQL[f"any_{names[0]}"], SAMPLE)
+        sample = [*sorted(differing)[: SAMPLE // 2], *{row["workflow_id"] for row in others}][:SAMPLE]
         await _fold_again(session, [item for item in rebuildable() if item.name in names], sample)
         for name in names:
             for row in await session.fetch(_SQL[f"wrong_{name}"], sample):

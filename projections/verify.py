@@ -26,9 +26,9 @@ from tailrace.projections.beside import (
     rebuildable,
 )
 from tailrace.projections.port import Projection
-from tailrace.projections.session import BY_KEY, STAYS, UNAVAILABLE, Session, connect, unavailable
+from tailrace.projections.session import STAYS, UNAVAILABLE, Session, connect, unavailable
 from tailrace.projections.sql import statements
-from tailrace.projections.whole import WholeRuns
+from tailrace.projections.whole import IN_ORDER, WholeRuns
 
 _SQL = statements("beside")
 _log = logging.getLogger(__name__)
@@ -95,7 +95,7 @@ async def _fold(reader: Session, session: Session, projections: Sequence[Project
         done += events
         on_progress(Progress(done=min(done, total), total=total))
 
-    for name, value in BY_KEY.items():
+    for name, value in IN_ORDER.items():
         await reader.execute(f"SET LOCAL {name} = {value}")
     problems: list[ParkedEntry] = []
     runs = WholeRuns(reader, session, projections, marks=targets, parked=parked)

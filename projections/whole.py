@@ -36,6 +36,9 @@ STRETCH: Final = 20_000
 #: After how many events of folding others get their turn: the server waits for the next statement of the write that goes on.
 _TURN: Final = 60
 
+#: Settings of the session that reads: from row to row along the key, whatever the planner knows of the archive.
+IN_ORDER: Final[Mapping[str, str]] = {"enable_seqscan": "off", "enable_bitmapscan": "off", "enable_sort": "off"}
+
 #: Called with what could not be applied, behind which nothing of its run is written; may raise to end it all.
 OnProblem = Callable[[ParkedEntry], None]
 

@@ -38,11 +38,17 @@ WHERE ROW(r.*) IS DISTINCT FROM ROW(f.*)
   AND NOT EXISTS (SELECT FROM moving AS m WHERE m.workflow_id = coalesce(r.workflow_id, f.workflow_id))
 LIMIT $1
 
--- name: any_runs
+-- name: any_workflows
 SELECT workflow_id FROM tailrace_next.workflows ORDER BY random() LIMIT $1
 
--- name: any_archived
-SELECT workflow_id FROM tailrace.events WHERE version = 1 ORDER BY random() LIMIT $1
+-- name: any_stages
+SELECT workflow_id FROM tailrace_next.stages ORDER BY random() LIMIT $1
+
+-- name: any_tasks
+SELECT workflow_id FROM tailrace_next.tasks ORDER BY random() LIMIT $1
+
+-- name: any_stalls
+SELECT workflow_id FROM tailrace_next.stalls ORDER BY random() LIMIT $1
 
 -- name: histories
 SELECT e.partition, e.entry_id, e.seq, e.workflow_id, e.version, e.type, e.traceparent, e.raw
@@ -59,17 +65,29 @@ ORDER BY e.workflow_id, e.version
 INSERT INTO parked SELECT * FROM tailrace_next.parked WHERE workflow_id = ANY ($1::text[])
 
 -- name: wrong_workflows
-SELECT workflow_id FROM workflows AS r FULL JOIN tailrace_next.workflows AS f USING (workflow_id)
-WHERE workflow_id = ANY ($1::text[]) AND ROW(r.*) IS DISTINCT FROM ROW(f.*) LIMIT 1
+SELECT workflow_id
+FROM workflows AS r
+FULL JOIN (SELECT * FROM tailrace_next.workflows WHERE workflow_id = ANY ($1::text[])) AS f
+    USING (workflow_id)
+WHERE ROW(r.*) IS DISTINCT FROM ROW(f.*) LIMIT 1
 
 -- name: wrong_stages
-SELECT workflow_id FROM stages AS r FULL JOIN tailrace_next.stages AS f USING (workflow_id, stage)
-WHERE workflow_id = ANY ($1::text[]) AND ROW(r.*) IS DISTINCT FROM ROW(f.*) LIMIT 1
+SELECT workflow_id
+FROM stages AS r
+FULL JOIN (SELECT * FROM tailrace_next.stages WHERE workflow_id = ANY ($1::text[])) AS f
+    USING (workflow_id, stage)
+WHERE ROW(r.*) IS DISTINCT FROM ROW(f.*) LIMIT 1
 
 -- name: wrong_tasks
-SELECT workflow_id FROM tasks AS r FULL JOIN tailrace_next.tasks AS f USING (workflow_id, task_id)
-WHERE workflow_id = ANY ($1::text[]) AND ROW(r.*) IS DISTINCT FROM ROW(f.*) LIMIT 1
+SELECT workflow_id
+FROM tasks AS r
+FULL JOIN (SELECT * FROM tailrace_next.tasks WHERE workflow_id = ANY ($1::text[])) AS f
+    USING (workflow_id, task_id)
+WHERE ROW(r.*) IS DISTINCT FROM ROW(f.*) LIMIT 1
 
 -- name: wrong_stalls
-SELECT workflow_id FROM stalls AS r FULL JOIN tailrace_next.stalls AS f USING (workflow_id, version)
-WHERE workflow_id = ANY ($1::text[]) AND ROW(r.*) IS DISTINCT FROM ROW(f.*) LIMIT 1
+SELECT workflow_id
+FROM stalls AS r
+FULL JOIN (SELECT * FROM tailrace_next.stalls WHERE workflow_id = ANY ($1::text[])) AS f
+    USING (workflow_id, version)
+WHERE ROW(r.*) IS DISTINCT FROM ROW(f.*) LIMIT 1

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from tailrace.core.ids import idempotent_workflow_id
-from tailrace.projections.session import session
+from tailrace.projections.session import connect, session
 from tailrace.projections.sql import statements
+from tailrace.projections.whole import IN_ORDER
 from tests.integration.projections.run_log import RunLog
 from tests.integration.projections.support import Database, project
 
@@ -33,3 +34,23 @@ async def test_a_batch_finds_its_rows_by_key(
         plan = "\n".join([row[0] for row in await reader.fetch(f"EXPLAIN EXECUTE statement ({nothing})")])
     assert f"Seq Scan on {table}" not in plan, plan
     assert "Index Cond: (workflow_id = " in plan or "Index Cond: ((workflow_id = " in plan, plan
+
+
+@pytest.mark.parametrize("analyzed", [False, True])
+async def test_the_archive_is_read_along_its_key(postgres_url: str, db: Database, analyzed: bool) -> None:
+    """A stretch costs what is in it: nothing is sorted, whatever the planner knows of the table."""
+    log = RunLog()
+    for number in range(RUNS):
+        log.create(idempotent_workflow_id("plan", str(number)))
+    await project(postgres_url, log, db)
+    if analyzed:
+        await db.execute("ANALYZE tailrace.events")
+    reader = await connect(postgres_url, "test", more=IN_ORDER)
+    try:
+        await reader.execute(f"PREPARE statement AS {statements('whole')['histories']}")
+        plan = "\n".join([row[0] for row in await reader.fetch("EXPLAIN EXECUTE statement ('m', 3, 20000)")])
+    finally:
+        reader.terminate()
+    assert "Index Scan using events_pkey on events" in plan, plan
+    assert "Index Cond: (ROW(workflow_id, version) > ROW('m'" in plan, plan
+    assert "Sort" not in plan, plan

@@ -158,6 +158,8 @@ async def test_what_was_replaced_is_put_back_and_brought_up_to_date(
     postgres_url: str, filled: RunLog, db: Database, queries: Queries
 ) -> None:
     """With a projector that runs, readers who never see less, and a run that is not parked any more."""
+    await rebuild(postgres_url)
+    assert await db.value("SELECT version FROM tailrace.workflows WHERE workflow_id = 'run-7'") == 3, "it stands still"
     await db.execute("UPDATE tailrace.workflows SET name = 'as it was' WHERE workflow_id = 'run-5'")
     name = "SELECT name FROM tailrace.workflows WHERE workflow_id = 'run-5'"
     assert (await rebuild(postgres_url)).differed["workflows"] >= 1
