@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from itertools import groupby
+from operator import itemgetter
 from typing import Final
 
 import asyncpg
@@ -120,7 +121,7 @@ class WholeRuns:
             while end and rows[end - 1]["workflow_id"] == last:
                 end -= 1
         folded, turn = [], 0
-        for workflow_id, group in groupby(rows[:end], key=_workflow_id):
+        for workflow_id, group in groupby(rows[:end], key=itemgetter("workflow_id")):
             entries = [to_entry(row) for row in group]
             folded.append(self._fold_run(workflow_id, entries))
             turn += len(entries)
@@ -180,8 +181,3 @@ class WholeRuns:
         for found in batches.values():
             for projection in self._projections:
                 await projection.apply(self._writer, found)
-
-
-def _workflow_id(row: asyncpg.Record) -> str:
-    found: str = row["workflow_id"]
-    return found

@@ -56,7 +56,6 @@ async def _fill(url: str, runs: int) -> int:
     connection = await asyncpg.connect(url)
     try:
         await connection.execute("VACUUM ANALYZE")
-        await connection.execute("CHECKPOINT")
     finally:
         await connection.close()
     return events
