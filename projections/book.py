@@ -35,7 +35,7 @@ class Book(msgspec.Struct, frozen=True, kw_only=True):
 
 async def open_book(session: Session, names: Sequence[str], build: str) -> Book:
     """The book that was left, when it is of the same rebuild; else a new one, with empty tables."""
-    found = await _load(session)
+    found = await load(session)
     if found is not None and found.names == list(names) and found.build == build and await fits(session, found):
         return found
     # Where the archive is and what is parked have to be of one moment.
@@ -48,7 +48,7 @@ async def open_book(session: Session, names: Sequence[str], build: str) -> Book:
             await make_table(session, table, schema="tailrace_next")
         await session.execute(_SQL["marks"], list(names))
         await session.execute(_SQL["parked"])
-    begun = await _load(session)
+    begun = await load(session)
     assert begun is not None
     return begun
 
@@ -93,7 +93,8 @@ async def discard(session: Session) -> None:
     await session.execute("DROP SCHEMA IF EXISTS tailrace_next CASCADE")
 
 
-async def _load(session: Session) -> Book | None:
+async def load(session: Session) -> Book | None:
+    """The book that is there, of whatever rebuild; None without any."""
     if not await session.fetchval(_SQL["exists"]):
         return None
     row = await session.fetchrow(_SQL["load"])

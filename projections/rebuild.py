@@ -122,15 +122,48 @@ async def roll_back(url: str, name: str | None = None) -> dict[str, dict[int, in
     return await _alone(url, "tailrace", work)
 
 
-async def drop_kept(url: str) -> list[str]:
-    """Drop what rebuilds have replaced; gives the projections it was of. Raises `ReadModelUnavailable`."""
+class Traces(msgspec.Struct, frozen=True, kw_only=True):
+    """What rebuilds have left: the projections that can be put back, and the share of one that was not finished.
 
-    async def work(session: Session) -> list[str]:
-        names = await kept.names_kept(session)
+    `state`: `none`, `running`, or `interrupted`, when it goes on as soon as it is called again.
+    """
+
+    kept: list[str]
+    state: str = "none"
+    names: list[str] = []
+    done: int = 0
+    total: int = 0
+
+
+async def find_traces(url: str) -> Traces:
+    """What rebuilds have left. Raises `ReadModelUnavailable`."""
+    try:
+        session = await connect(url, "tailrace status")
+        try:
+            names, left = await kept.names_kept(session), await book.load(session)
+            if left is None:
+                return Traces(kept=names)
+            state = "interrupted" if await session.fetchval(_SQL["lock"]) else "running"
+            return Traces(kept=names, state=state, names=left.names, done=left.done, total=left.total)
+        finally:
+            session.terminate()
+    except UNAVAILABLE as error:
+        raise unavailable(error) from error
+
+
+async def discard(url: str) -> Traces:
+    """Drop what rebuilds have replaced, and what one that was interrupted has built; gives what there was.
+
+    Raises `ConfigurationError` while one is under way, `ReadModelUnavailable`.
+    """
+    found = await find_traces(url)
+
+    async def work(session: Session) -> None:
         await kept.discard(session)
-        return names
+        await book.discard(session)
 
-    return await _alone(url, "tailrace", work)
+    await _alone(url, "tailrace", work)
+    return found
 
 
 async def _alone(url: str, search_path: str, work: Callable[[Session], Awaitable[T]]) -> T:

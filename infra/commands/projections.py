@@ -20,8 +20,8 @@ from tailrace.infra.config import Settings, load_settings
 from tailrace.infra.processes.running import calm_collector, open_store, run_loop
 from tailrace.projections.lag import Lag, measure_lag
 from tailrace.projections.queries import Queries
-from tailrace.projections.rebuild import Rebuilt, rebuild, roll_back
-from tailrace.projections.rebuild import drop_kept as drop_kept_tables
+from tailrace.projections.rebuild import Rebuilt, Traces, find_traces, rebuild, roll_back
+from tailrace.projections.rebuild import discard as discard_traces
 from tailrace.projections.redrive import redrive
 from tailrace.projections.repair import repair
 from tailrace.projections.rows import CheckpointRow
@@ -68,11 +68,15 @@ def status(data_dir: Path | None, as_json: bool) -> int:
     Example:
       tailrace projections status
     """
-    standings, problem = run_loop(_standings(load_settings(data_dir=data_dir)))
+    settings = load_settings(data_dir=data_dir)
+    standings, problem = run_loop(_standings(settings))
+    traces: Traces = run_loop(find_traces(settings.require_postgres()))
     if as_json:
-        print_json({"projections": msgspec.to_builtins(standings), "store": problem or "ok"})
+        document = {"projections": standings, "store": problem or "ok", "rebuild": traces}
+        print_json(msgspec.to_builtins(document))
     else:
         _print_standings(standings)
+        _print_traces(traces)
         if problem:
             click.secho(f"the lag is not known: {problem}", fg="yellow")
     return 1 if any(standing.problem for standing in standings) else 0
@@ -84,11 +88,13 @@ def status(data_dir: Path | None, as_json: bool) -> int:
 @click.option(
     "--rollback", is_flag=True, help="Put back what the last rebuild has replaced; projectors bring it up to date."
 )
-@click.option("--drop-kept", is_flag=True, help="Drop what rebuilds have replaced: its disk space is free again.")
+@click.option(
+    "--discard", is_flag=True, help="Drop what rebuilds have replaced or not finished, to free its disk space."
+)
 @data_dir_option
 @json_option
 def rebuild_projections(
-    name: str | None, every: bool, rollback: bool, drop_kept: bool, data_dir: Path | None, as_json: bool
+    name: str | None, every: bool, rollback: bool, discard: bool, data_dir: Path | None, as_json: bool
 ) -> None:
     """Build a projection anew from the archive, beside the one that is read, and put it in its place.
 
@@ -102,11 +108,11 @@ def rebuild_projections(
     """
     if name and every:
         raise click.UsageError("name a projection, or say --all")
-    if drop_kept and (name or rollback):
-        raise click.UsageError("--drop-kept drops all that is kept, and does nothing else")
+    if discard and (name or rollback):
+        raise click.UsageError("--discard drops all that is left, and does nothing else")
     url = load_settings(data_dir=data_dir).require_postgres()
-    if drop_kept:
-        _drop_kept(url, as_json)
+    if discard:
+        _discard(url, as_json)
     elif rollback:
         _roll_back(url, name, as_json)
     else:
@@ -137,12 +143,17 @@ def _roll_back(url: str, name: str | None, as_json: bool) -> None:
         click.echo(f"{projection:<12} is back, and goes on from {where}")
 
 
-def _drop_kept(url: str, as_json: bool) -> None:
-    names: list[str] = run_loop(drop_kept_tables(url))
+def _discard(url: str, as_json: bool) -> None:
+    traces: Traces = run_loop(discard_traces(url))
     if as_json:
-        print_json({"dropped": names})
-    else:
-        click.echo(f"dropped what was kept of {', '.join(names)}" if names else "nothing was kept")
+        print_json({"discarded": msgspec.to_builtins(traces)})
+        return
+    if traces.kept:
+        click.echo(f"dropped what was replaced: {', '.join(traces.kept)}")
+    if traces.names:
+        click.echo(f"dropped what was not finished: {', '.join(traces.names)}")
+    if not traces.kept and not traces.names:
+        click.echo("nothing was left by a rebuild")
 
 
 @projections_command.command("verify")
@@ -286,6 +297,15 @@ def _print_standings(standings: Sequence[Standing]) -> None:
             f"[red]{escape(item.problem)}[/red]" if item.problem else "",
         )
     table_console().print(table)
+
+
+def _print_traces(traces: Traces) -> None:
+    if traces.state != "none":
+        share = 100 * traces.done // traces.total if traces.total else 100
+        what = f"a rebuild of {', '.join(traces.names)} is {traces.state}, {share} % of the archive is folded"
+        click.secho(what, fg="cyan" if traces.state == "running" else "yellow")
+    if traces.kept:
+        click.echo(f"can be put back with `rebuild --rollback`: {', '.join(traces.kept)}")
 
 
 def _shown_lag(item: Standing) -> str:

@@ -7,13 +7,14 @@ import os
 import signal
 import sys
 
+from tailrace.infra.build import build_id
 from tailrace.projections import whole
 from tailrace.projections.beside import Progress
 from tailrace.projections.rebuild import rebuild
 
 #: Small, so that there are many stretches.
 STRETCH = 100
-BUILD = "this-build"
+BUILD = build_id()
 
 
 def main(url: str, step: str, count: int) -> None:
@@ -28,6 +29,12 @@ def main(url: str, step: str, count: int) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
     asyncio.run(rebuild(url, build=BUILD, on_progress=die))
+
+
+async def killed(url: str, step: str, count: int) -> None:
+    """Rebuild in a process that is killed on its way."""
+    process = await asyncio.create_subprocess_exec(sys.executable, __file__, url, step, str(count))
+    assert await process.wait() == -signal.SIGKILL
 
 
 if __name__ == "__main__":

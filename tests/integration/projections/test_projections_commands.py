@@ -16,6 +16,7 @@ from tailrace.core.testing.builders import completed, started
 from tailrace.core.testing.runner import Runner
 from tailrace.infra.cli import main
 from tailrace.infra.embedded import EmbeddedRedis
+from tests.integration.projections.rebuild_process import killed
 from tests.integration.projections.run_log import NONSENSE, SEVEN
 from tests.integration.projections.support import Database, projecting, until
 
@@ -183,7 +184,7 @@ async def test_verify_shows_each_row_that_is_wrong_and_rebuild_mends_it(
 
 
 async def test_what_was_replaced_is_put_back_or_dropped(command: Command, runner: Runner, db: Database) -> None:
-    """`--rollback` says from where projectors go on; `--drop-kept` frees the space, and then there is nothing to put back."""
+    """`--rollback` says from where projectors go on; `--discard` frees the space, and then there is nothing to put back."""
     assert (await command("rebuild", "tasks", "--rollback")).code == 1
     assert (await command("rebuild", "tasks")).code == 0
     said = await command("rebuild", "tasks", "--rollback")
@@ -193,11 +194,29 @@ async def test_what_was_replaced_is_put_back_or_dropped(command: Command, runner
     assert f"tasks        is back, and goes on from {', '.join(places)}" in said.out
     document = (await command("rebuild", "--rollback", "--json")).json
     assert document == {"rolled_back": [{"projection": "tasks", "seq": {"0": seqs["tasks", 0], "1": seqs["tasks", 1]}}]}
-    assert (await command("rebuild", "--drop-kept", "--json")).json == {"dropped": ["tasks"]}
-    assert "nothing was kept" in (await command("rebuild", "--drop-kept")).out
+    status = (await command("status")).out
+    assert "can be put back with `rebuild --rollback`: tasks" in status
+    assert "rebuild of" not in status
+    assert (await command("rebuild", "--discard", "--json")).json["discarded"]["kept"] == ["tasks"]
+    assert "nothing was left" in (await command("rebuild", "--discard")).out
     assert "nothing is kept of any projection" in (await command("rebuild", "--rollback")).err
-    for wrong in (("tasks", "--drop-kept"), ("--rollback", "--drop-kept")):
+    for wrong in (("tasks", "--discard"), ("--rollback", "--discard")):
         assert (await command("rebuild", *wrong)).code == 2
+
+
+async def test_a_rebuild_that_was_killed_is_shown_and_goes_on(
+    command: Command, runner: Runner, postgres_url: str
+) -> None:
+    """Or is dropped by who does not want it."""
+    await killed(postgres_url, "indexes", 1)
+    said = await command("status")
+    assert "a rebuild of workflows, stages, tasks, stalls is interrupted, 100 % of the archive is folded" in said.out
+    assert (await command("status", "--json")).json["rebuild"]["state"] == "interrupted"
+    assert "went on with a rebuild that was interrupted" in (await command("rebuild")).out
+    await killed(postgres_url, "indexes", 1)
+    assert "not finished: workflows, stages, tasks, stalls" in (await command("rebuild", "--discard")).out
+    assert (await command("rebuild", "--json")).json["resumed"] is False
+    assert (await command("verify")).code == 0
 
 
 async def test_progress_is_a_bar_in_a_terminal(

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import signal
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,13 +14,12 @@ from tailrace.projections import batch, whole
 from tailrace.projections.batch import replay_until_problem
 from tailrace.projections.beside import Progress
 from tailrace.projections.queries import Queries
-from tailrace.projections.rebuild import drop_kept, rebuild, roll_back
+from tailrace.projections.rebuild import discard, find_traces, rebuild, roll_back
 from tailrace.projections.verify import verify
-from tests.integration.projections.rebuild_process import BUILD, STRETCH
+from tests.integration.projections.rebuild_process import BUILD, STRETCH, killed
 from tests.integration.projections.run_log import RunLog
 from tests.integration.projections.support import Database, project, projecting, until
 
-PROCESS = Path(__file__).with_name("rebuild_process.py")
 RUNS = 60
 
 
@@ -51,12 +46,6 @@ async def park(db: Database, workflow_id: str, version: int) -> None:
     )
 
 
-async def killed(url: str, step: str, count: int) -> None:
-    """Rebuild in a process that is killed on its way."""
-    process = await asyncio.create_subprocess_exec(sys.executable, str(PROCESS), url, step, str(count))
-    assert await process.wait() == -signal.SIGKILL
-
-
 async def all_right(url: str) -> bool:
     """True when every row is what the archive says."""
     return [verdict.differ for verdict in await verify(url)] == [0, 0, 0, 0]
@@ -72,6 +61,8 @@ async def test_a_killed_rebuild_goes_on(
     done = await db.value("SELECT done FROM tailrace_next.book")
     total = await db.value("SELECT total FROM tailrace_next.book")
     assert 0 < done < total if not step else done == total
+    traces = await find_traces(postgres_url)
+    assert (traces.state, traces.done, traces.total) == ("interrupted", done, total)
     for number in range(5):
         filled.create(f"later-{number}")
         filled.advance(f"run-{number * 8}")
@@ -200,6 +191,6 @@ async def test_what_does_not_fit_any_more_is_not_put_back(postgres_url: str, fil
     with pytest.raises(ConfigurationError, match="of an older version"):
         await roll_back(postgres_url)
     assert await db.dump() == before
-    assert await drop_kept(postgres_url) == ["tasks"]
+    assert (await discard(postgres_url)).kept == ["tasks"]
     assert await db.value("SELECT to_regnamespace('tailrace_kept') IS NULL")
-    assert await drop_kept(postgres_url) == []
+    assert (await discard(postgres_url)).kept == []
