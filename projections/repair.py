@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from tailrace.core.errors import ReadModelUnavailable
+from tailrace.core.errors import IdentityMismatch, ReadModelUnavailable
 from tailrace.core.store.port import Head
 from tailrace.projections import checkpoints, parking
 from tailrace.projections.archive import Archive
@@ -49,18 +49,29 @@ class _Plan(msgspec.Struct, frozen=True, kw_only=True):
 async def repair(url: str, log: LogSource, partition: int | None = None) -> list[Repaired]:
     """Mend the partitions whose log does not continue (or only one); gives those that were mended.
 
-    A projector may run: it looks at a stopped partition again by itself. Raises `ReadModelUnavailable`.
+    A projector may run: it looks at a stopped partition again by itself. Raises `IdentityMismatch` when the database belongs
+    to another store, whose history would be set aside, and `ReadModelUnavailable`.
     """
     partitions = range(log.partitions) if partition is None else [partition]
     try:
         session = await connect(url, "tailrace repair")
         try:
+            await _check_identity(session, log)
             found = [await _repair(session, log, number) for number in partitions]
         finally:
             session.terminate()
     except UNAVAILABLE as error:
         raise unavailable(error) from error
     return [repaired for repaired in found if repaired is not None]
+
+
+async def _check_identity(session: Session, log: LogSource) -> None:
+    known = await session.fetchval(_SQL["store_id"])
+    if known is not None and known != log.instance_id:
+        raise IdentityMismatch(
+            f"the database holds the read model of the store {known}, and this log is of {log.instance_id}: nothing was "
+            "changed; check TAILRACE_REDIS_URL, TAILRACE_NAMESPACE and TAILRACE_POSTGRES_URL"
+        )
 
 
 async def _repair(session: Session, log: LogSource, partition: int) -> Repaired | None:

@@ -1,3 +1,6 @@
+-- name: store_id
+SELECT instance_id FROM tailrace.identity
+
 -- name: archived_at
 SELECT seq, entry_id FROM (
     (SELECT seq, entry_id FROM tailrace.events WHERE partition = $1 AND seq <= $2 ORDER BY seq DESC LIMIT 1)

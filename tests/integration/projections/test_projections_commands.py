@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -11,6 +12,7 @@ from typing import Any, TypeAlias
 import pytest
 
 from tailrace.core.commands import ApplyReport
+from tailrace.core.redis_backend.connection import RedisSettings
 from tailrace.core.redis_backend.store import RedisStore
 from tailrace.core.testing.builders import completed, started
 from tailrace.core.testing.runner import Runner
@@ -238,6 +240,22 @@ async def test_wrong_names_are_told(command: Command, runner: Runner) -> None:
     assert "workflows, stages, tasks, stalls" in said.err
     assert (await command("rebuild", "tasks", "--all")).code == 2
     assert (await command("repair", "--partition", "7")).code == 2
+
+
+async def test_another_namespace_does_not_repair(
+    command: Command, runner: Runner, redis_server: EmbeddedRedis, db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The whole archive would be set aside, because another log has none of it."""
+    assert "nothing to repair" in (await command("repair")).out
+    before = await db.dump()
+    other = f"t{os.urandom(6).hex()}"
+    store = await RedisStore.open(RedisSettings(url=redis_server.url), namespace=other, partitions=2)
+    await store.aclose()
+    monkeypatch.setenv("TAILRACE_NAMESPACE", other)
+    said = await command("repair", "--json")
+    assert said.code == 1
+    assert json.loads(said.err)["code"] == "identity-mismatch"
+    assert await db.dump() == before
 
 
 async def test_parked_runs_are_redriven_under_a_running_projector(
