@@ -40,6 +40,7 @@ async def open_book(session: Session, names: Sequence[str], build: str) -> Book:
         return found
     # Where the archive is and what is parked have to be of one moment.
     async with session.transaction(isolation="repeatable_read"):
+        await session.execute("SET LOCAL synchronous_commit = on")
         await discard(session)
         await session.execute("CREATE SCHEMA tailrace_next")
         await session.execute(_SQL["table"])

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+from pathlib import Path
 from typing import Any
 
 import pytest
 from msgspec.structs import replace
 
 from tailrace.core.codec import encode_event
-from tailrace.core.errors import ConfigurationError
+from tailrace.core.errors import ConfigurationError, ReadModelUnavailable
 from tailrace.core.events import TaskDispatched
+from tailrace.infra.embedded import EmbeddedPostgres
 from tailrace.projections import batch, whole
 from tailrace.projections.batch import replay_until_problem
 from tailrace.projections.beside import Progress
@@ -18,7 +21,7 @@ from tailrace.projections.rebuild import discard, find_traces, rebuild, roll_bac
 from tailrace.projections.verify import verify
 from tests.integration.projections.rebuild_process import BUILD, STRETCH, killed
 from tests.integration.projections.run_log import RunLog
-from tests.integration.projections.support import Database, project, projecting, until
+from tests.integration.projections.support import Database, open_database, project, projecting, until
 
 RUNS = 60
 
@@ -77,6 +80,36 @@ async def test_a_killed_rebuild_goes_on(
     assert rebuilt.rows["workflows"] == RUNS + 5
     assert await all_right(postgres_url)
     assert await db.value("SELECT to_regnamespace('tailrace_next') IS NULL")
+
+
+async def test_a_server_that_is_killed_and_started_again(
+    tmp_path: Path, log: RunLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it had on disk of the rebuild is gone on with; what is read is whole all the time."""
+    monkeypatch.setattr(whole, "STRETCH", STRETCH)
+    for number in range(RUNS):
+        log.create(f"run-{number}")
+        log.finish(f"run-{number}")
+    async with EmbeddedPostgres(tmp_path / "postgres") as server:
+        async with open_database(server.url) as db:
+            await project(server.url, log, db)
+        killing: list[asyncio.Task[int]] = []
+
+        def kill(progress: Progress) -> None:
+            if progress.done > progress.total // 2 and not killing:
+                killing.append(asyncio.create_task(server.kill()))
+
+        with pytest.raises(ReadModelUnavailable):
+            await rebuild(server.url, build=BUILD, on_progress=kill)
+        await killing[0]
+        await server.start()
+        async with open_database(server.url) as db:
+            done = await db.value("SELECT done FROM tailrace_next.book")
+        heard: list[Progress] = []
+        rebuilt = await rebuild(server.url, build=BUILD, on_progress=heard.append)
+        assert heard[0].done == done
+        assert rebuilt.rows["stages"] == 7 * RUNS
+        assert await all_right(server.url)
 
 
 async def test_what_another_version_left_is_not_gone_on_with(postgres_url: str, filled: RunLog) -> None:
