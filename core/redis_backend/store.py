@@ -20,7 +20,7 @@ from tailrace.core.errors import (
 )
 from tailrace.core.events import WorkflowCreated
 from tailrace.core.partitioning import partition_of
-from tailrace.core.redis_backend import appending, inspection, scripts
+from tailrace.core.redis_backend import appending, inspection, retention, scripts
 from tailrace.core.redis_backend.connection import MAX_BLOCK_SECONDS, Call, Client, RedisSettings
 from tailrace.core.redis_backend.exchange import Argument
 from tailrace.core.redis_backend.keys import Keys
@@ -41,6 +41,7 @@ from tailrace.core.store.port import (
     TimerRef,
     WorkerBeat,
 )
+from tailrace.core.store.retention import EndedRun, LogPlace
 from tailrace.core.workflow.definition import Definition, Pipeline, validate
 from tailrace.core.workflow.history import Snapshot
 from tailrace.core.workflow.state import WorkflowState
@@ -370,6 +371,18 @@ class RedisStore:
         seq, epoch, last = await self.client.call(scripts.HEAD, [part.head, part.log], [])
         self._check_epoch(partition, None if seq is None else epoch)
         return Head(seq=int(seq), epoch=epoch.decode(), last_entry_id=last.decode())
+
+    # What is let go of
+
+    async def trim_log(self, partition: int, first: LogPlace, *, count: int) -> int:
+        """XTRIM in whole nodes, some ten entries each: what is left of the last one stays."""
+        part, epoch = self._parts[partition], self._epochs[partition]
+        return await retention.trim_log(self.client, part, partition, epoch, first=first, count=count)
+
+    async def expire_runs(self, partition: int, runs: Sequence[EndedRun]) -> int:
+        """A hash with nothing but the version takes the place of the run's."""
+        part, epoch = self._parts[partition], self._epochs[partition]
+        return await retention.expire_runs(self.client, part, partition, epoch, runs)
 
     # What the watchdog looks at
 

@@ -10,6 +10,7 @@ from tailrace.core.store.memory import MemoryBackend
 from tailrace.core.store.memory.partition import RawReport
 from tailrace.core.store.memory.streams import read_id
 from tailrace.core.store.port import Delivery, LeaseKeeper, Limits, TaskQueue, WorkflowStore
+from tailrace.core.store.retention import Retention
 from tailrace.core.testing.clock import settle
 from tailrace.core.testing.conformance import Harness, StoreSuite, TaskQueueSuite
 
@@ -27,6 +28,10 @@ class MemoryHarness:
 
     @property
     def store(self) -> WorkflowStore:
+        return self._store
+
+    @property
+    def retention(self) -> Retention:
         return self._store
 
     def queue(self, agent: str, name: str) -> TaskQueue:

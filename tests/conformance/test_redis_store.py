@@ -36,6 +36,10 @@ class RedisHarness:
     def store(self) -> RedisStore:
         return self._redis_store
 
+    @property
+    def retention(self) -> RedisStore:
+        return self._redis_store
+
     def queue(self, agent: str, name: str) -> TaskQueue:
         return RedisTasks(self._redis_store, agent, name)
 

@@ -73,12 +73,20 @@ def _refusal(partition: Partition, prepared: Prepared, run: Run | None, now_us: 
             return Appended(outcome="gone", version=version)
         if _must_wait(partition, append.timer.due_at, now_us):
             return Appended(outcome="wait", version=version)
+    return _presence(append, run)
+
+
+def _presence(append: Append, run: Run | None) -> Appended | None:
+    """Why an append can't be written onto what is there, or nothing."""
     if run is None:
         if append.expected_version == 0 or append.rehydrate:
             return None
         return Appended(outcome="missing")
-    if append.expected_version == 0 or append.rehydrate:
+    version = run.version
+    if append.expected_version == 0 or (append.rehydrate and not run.is_tombstone):
         return Appended(outcome="exists", version=version)
+    if run.is_tombstone and not append.rehydrate:
+        return Appended(outcome="missing", version=version)
     if append.expected_version != version:
         return Appended(outcome="conflict", version=version)
     return None
@@ -100,7 +108,7 @@ def _must_wait(partition: Partition, due_at: int, now_us: int) -> bool:
 def _store(partition: Partition, prepared: Prepared, run: Run | None) -> Run:
     append = prepared.append
     assert append.state is not None
-    if run is None:
+    if run is None or run.is_tombstone:
         assert append.created is not None
         run = partition.runs[append.workflow_id] = Run(version=0, state=b"", created=append.created)
     run.version = append.state.version

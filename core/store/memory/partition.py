@@ -51,13 +51,18 @@ class OpenTaskEntry:
 
 @dataclass(slots=True, kw_only=True)
 class Run:
-    """A run as it is stored: encoded, so that nobody can change it behind the store's back."""
+    """A run as it is stored: encoded, so that nobody can change it behind the store's back. Without a state: a tombstone."""
 
     version: int
     state: bytes
     created: bytes
     outputs: dict[str, bytes] = field(default_factory=dict)
     open_tasks: dict[str, OpenTaskEntry] = field(default_factory=dict)
+
+    @property
+    def is_tombstone(self) -> bool:
+        """True for what is left of a run that expired: its version."""
+        return not self.state
 
 
 @dataclass(slots=True)

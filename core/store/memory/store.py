@@ -10,6 +10,7 @@ import msgspec
 from tailrace.core.codec import decode
 from tailrace.core.errors import NotFound
 from tailrace.core.events import WorkflowCreated
+from tailrace.core.store.memory import retention
 from tailrace.core.store.memory.append import carry_out, owns, prepare
 from tailrace.core.store.memory.data import MemoryData
 from tailrace.core.store.memory.partition import OpenTaskEntry, Partition
@@ -27,6 +28,7 @@ from tailrace.core.store.port import (
     TimerRef,
     WorkerBeat,
 )
+from tailrace.core.store.retention import EndedRun, LogPlace
 from tailrace.core.workflow.definition import Definition, Pipeline
 from tailrace.core.workflow.history import Snapshot
 from tailrace.core.workflow.state import WorkflowState
@@ -85,7 +87,7 @@ class MemoryStore:
 
     def _snapshot(self, workflow_id: str) -> Snapshot | None:
         run = self._data.partition_of(workflow_id).runs.get(workflow_id)
-        if run is None:
+        if run is None or run.is_tombstone:
             return None
         return Snapshot(
             state=decode(run.state, WorkflowState),
@@ -95,7 +97,7 @@ class MemoryStore:
 
     async def load_states(self, workflow_ids: Sequence[str]) -> list[WorkflowState | None]:
         runs = [self._data.partition_of(workflow_id).runs.get(workflow_id) for workflow_id in workflow_ids]
-        return [None if run is None else decode(run.state, WorkflowState) for run in runs]
+        return [None if run is None or run.is_tombstone else decode(run.state, WorkflowState) for run in runs]
 
     async def append(self, appends: Sequence[Append]) -> list[Appended]:
         prepared = [prepare(append) for append in appends]
@@ -169,6 +171,12 @@ class MemoryStore:
     async def head(self, partition: int) -> Head:
         data = self._partition(partition)
         return Head(seq=data.seq, epoch=self._data.epoch, last_entry_id=spell(data.log.last))
+
+    async def trim_log(self, partition: int, first: LogPlace, *, count: int) -> int:
+        return retention.trim_log(self._partition(partition), first, count)
+
+    async def expire_runs(self, partition: int, runs: Sequence[EndedRun]) -> int:
+        return retention.expire_runs(self._partition(partition), runs)
 
     async def overdue(self, partition: int, *, count: int) -> list[str]:
         data, now = self._partition(partition), self._data.clock.now()

@@ -63,6 +63,14 @@ class Stream(Generic[ValueT]):
         del self._ids[bisect_left(self._ids, entry_id)]
         return True
 
+    def trim(self, before: EntryId, count: int) -> int:
+        """Remove the oldest entries before `before`, at most `count`; gives how many."""
+        gone = self._ids[: min(count, bisect_left(self._ids, before))]
+        del self._ids[: len(gone)]
+        for entry_id in gone:
+            del self.entries[entry_id]
+        return len(gone)
+
     def after(self, entry_id: EntryId, count: int | None = None) -> list[EntryId]:
         """Ids behind `entry_id`, oldest first."""
         start = bisect_right(self._ids, entry_id)

@@ -9,13 +9,14 @@ from tailrace.core.testing.conformance.harness import Harness, everything, pass_
 from tailrace.core.testing.conformance.lease_suite import LeaseSuite
 from tailrace.core.testing.conformance.queue_suite import QueueSuite
 from tailrace.core.testing.conformance.reading_suite import ReadingSuite
+from tailrace.core.testing.conformance.retention_suite import RetentionSuite
 from tailrace.core.testing.conformance.timing_suite import TimingSuite
 
 __all__ = ["Harness", "StoreSuite", "TaskQueueSuite", "everything", "pass_time"]
 
 
-class StoreSuite(AppendSuite, TimingSuite, ReadingSuite):
-    """All promises of a `WorkflowStore`."""
+class StoreSuite(AppendSuite, TimingSuite, ReadingSuite, RetentionSuite):
+    """All promises of a `WorkflowStore`, and of the `Retention` that is part of it."""
 
 
 class TaskQueueSuite(QueueSuite, LeaseSuite):

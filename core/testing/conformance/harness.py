@@ -8,6 +8,7 @@ from msgspec.structs import replace
 
 from tailrace.core.partitioning import partition_of
 from tailrace.core.store.port import Delivery, LeaseKeeper, Limits, TaskQueue, WorkflowStore
+from tailrace.core.store.retention import Retention
 
 
 class Harness(Protocol):
@@ -18,6 +19,10 @@ class Harness(Protocol):
 
     @property
     def store(self) -> WorkflowStore: ...
+
+    @property
+    def retention(self) -> Retention:
+        """The part of the store that forgets."""
 
     def queue(self, agent: str, name: str) -> TaskQueue:
         """A queue of its own for each call; two with one name are two incarnations of a worker."""

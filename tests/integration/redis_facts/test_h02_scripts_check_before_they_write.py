@@ -214,6 +214,28 @@ async def _remove_consumer(scene: Scene) -> Call:
     return Call(scripts.REMOVE_CONSUMER, [scene.lanes[0]], ["agent", "w1"])
 
 
+async def _trim(scene: Scene) -> Call:
+    for number in range(3, 60):
+        await scene.bench.submit(scene.runner.pipeline, workflow_id_in(0, scene.bench.store.partitions, number=number))
+    last = (await scene.bench.store.read_log(0, "0-0", count=1000))[-1]
+    epoch = scene.bench.store._epochs[0]
+    return Call(scripts.TRIM, [scene.part.head, scene.part.log], [epoch, last.entry_id, last.seq, 1000])
+
+
+async def _expire(scene: Scene) -> Call:
+    numbers = (3, 4)
+    args: list[Argument] = [scene.bench.store._epochs[0]]
+    keys = [scene.part.head, scene.part.expect]
+    for number in numbers:
+        run = await scene.bench.submit(
+            scene.runner.pipeline, workflow_id_in(0, scene.bench.store.partitions, number=number)
+        )
+        snapshot = await scene.bench.handler.execute(run, CancelWorkflow(), actor="test")
+        args += (run, snapshot.state.version)
+        keys.append(scene.part.workflow(run))
+    return Call(scripts.EXPIRE, keys, args)
+
+
 CALLS: dict[str, Make] = {
     make.__name__.lstrip("_"): make
     for make in (
@@ -245,6 +267,8 @@ CALLS: dict[str, Make] = {
             _init,
             _group,
             _remove_consumer,
+            _trim,
+            _expire,
         ),
     )
 }
@@ -292,7 +316,7 @@ async def test_h02_a_script_with_something_wrong_writes_nothing(
 
 
 @pytest.mark.failure(19)
-@pytest.mark.parametrize("name", sorted(CALLS.keys() - {"append", "append_two", "create", "bare"}))
+@pytest.mark.parametrize("name", sorted(CALLS.keys() - {"append", "append_two", "create", "bare", "trim", "expire"}))
 async def test_f19_only_an_append_moves_a_run(name: str, redis_server: EmbeddedRedis, tmp_path: Path) -> None:
     """Every other script does what it is for, and leaves the log, its head and the runs as they were."""
     async with Bench.on(redis_server.url, tmp_path, limits=Limits(owner_seconds=60.0)) as bench:
