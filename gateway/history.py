@@ -1,6 +1,7 @@
 """The history of one run, from a version on: the archive as far as it goes, then the log, joined without seam.
 
-Versions of a run are dense, so a hole can't hide: what neither the archive nor the log has is told as a `Missing`.
+Versions of a run are dense, so a hole can't hide. What was trimmed from the log while the archive was read has come into
+the archive before: so where the log has a hole, the archive is asked again, and only what neither has is told as a `Missing`.
 """
 
 from __future__ import annotations
@@ -75,22 +76,26 @@ class History:
         last = after
         until = run.version if until is None else until
         unavailable = False
-        try:
-            while last < until:
-                page = await self._archived(run.workflow_id, last, min(ARCHIVE_PAGE, until - last))
-                if not page:
+        while last < until:
+            begin, hole_end = last, until
+            try:
+                while not unavailable and last < until:
+                    page = await self._archived(run.workflow_id, last, min(ARCHIVE_PAGE, until - last))
+                    if not page:
+                        break
+                    yield page
+                    last, entry_id = page[-1].version, page[-1].entry_id
+            except ReadModelUnavailable:
+                unavailable = True
+            async for logged in self._logged(run, last, until, entry_id):
+                if logged[0].version > last + 1:
+                    hole_end = logged[0].version - 1
                     break
-                yield page
-                last, entry_id = page[-1].version, page[-1].entry_id
-        except ReadModelUnavailable:
-            unavailable = True
-        async for page in self._logged(run, last, until, entry_id):
-            if page[0].version > last + 1:
-                yield Missing(first=last + 1, last=page[0].version - 1, unavailable=unavailable)
-            yield page
-            last = page[-1].version
-        if last < until:
-            yield Missing(first=last + 1, last=until, unavailable=unavailable)
+                yield logged
+                last, entry_id = logged[-1].version, logged[-1].entry_id
+            if last == begin:
+                yield Missing(first=last + 1, last=hole_end, unavailable=unavailable)
+                last = hole_end
 
     async def _archived(self, workflow_id: str, after: int, limit: int) -> Sequence[RawEntry]:
         """What follows `after` without a hole; what lies behind a hole is left to the log."""

@@ -27,6 +27,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """What every process of a deployment shares.
 
     `partitions` counts only when a namespace is made, and is fixed from then on; 8 when it is None.
+    `log_tail_events` archived events stay in each partition's log; a run stays in Redis for `run_days` after its end.
     """
 
     data_dir: Path = DEFAULT_DATA_DIR
@@ -39,6 +40,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     url: str = DEFAULT_URL
     token: str | None = None
     log_level: str = "INFO"
+    log_tail_events: int = 10_000
+    run_days: float = 7.0
 
     def require_redis(self) -> str:
         """The URL of Redis; raises `ConfigurationError` saying what to set."""
@@ -100,8 +103,24 @@ def load_settings(
         postgres_bin=env.get("TAILRACE_POSTGRES_BIN") or None,
         url=(env.get("TAILRACE_URL") or running.get("url") or DEFAULT_URL).rstrip("/"),
         token=env.get("TAILRACE_TOKEN") or None,
+        log_tail_events=round(_number(env, "TAILRACE_LOG_TAIL", 10_000, most=1_000_000_000)),
+        run_days=_number(env, "TAILRACE_RUN_DAYS", 7.0, most=36_500),
         log_level=(env.get("TAILRACE_LOG_LEVEL") or "INFO").upper(),
     )
+
+
+def _number(env: Mapping[str, str], name: str, default: float, *, most: int) -> float:
+    """A setting that is a number from 0 to `most`; raises `ConfigurationError`."""
+    text = env.get(name)
+    if not text:
+        return default
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= most:
+        raise ConfigurationError(f"{name} {text!r}: a number from 0 to {most}")
+    return value
 
 
 def _running_up(folder: Path) -> dict[str, Any]:

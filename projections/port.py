@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from tailrace.core.store.port import Head, RawEntry
+from tailrace.core.store.retention import Retention
 from tailrace.projections.batch import Batch
 from tailrace.projections.session import Session
 
@@ -42,5 +43,13 @@ class LogSource(Protocol):
     ) -> Sequence[RawEntry]: ...
 
     async def has_entry(self, partition: int, entry_id: str) -> bool: ...
+
+    async def head(self, partition: int) -> Head: ...
+
+
+class ForgettingStore(Retention, Protocol):
+    """The part of a store that lets go of what is archived."""
+
+    async def now(self) -> int: ...
 
     async def head(self, partition: int) -> Head: ...

@@ -1,7 +1,7 @@
 """Positions of readers that write no rows here: how far each has come in the partitions that its projector owns.
 
-Invariant: only the projector that owns a partition moves a position in it, so of several readers one goes on. What was
-trimmed from the log before a reader came to it, the archive still has: positions do not hold back trimming.
+Invariant: only the projector that owns a partition moves a position in it, so of several readers one goes on. Trimming
+waits for a reader that moves and is not far behind; what was trimmed before a reader came to it, the archive still has.
 """
 
 from __future__ import annotations

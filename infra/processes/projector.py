@@ -5,13 +5,15 @@ from __future__ import annotations
 from tailrace.infra.config import Settings
 from tailrace.infra.processes.running import Life, open_store, run_process, until_stopped
 from tailrace.infra.telemetry.settings import telemetry_settings
+from tailrace.projections.retention import RetentionKeeper, RetentionOptions
 from tailrace.projections.runtime import Projector
 
 
 def run_projector(settings: Settings, *, as_json: bool = False) -> None:
-    """Read the log into Postgres until a signal."""
+    """Read the log into Postgres, and let Redis forget what is archived, until a signal."""
     postgres_url = settings.require_postgres()
     telemetry = telemetry_settings()
+    retention = RetentionOptions(tail_events=settings.log_tail_events, run_seconds=settings.run_days * 86_400)
 
     async def main(life: Life) -> None:
         async with open_store(settings) as store:
@@ -22,7 +24,10 @@ def run_projector(settings: Settings, *, as_json: bool = False) -> None:
                 life.ready()
                 await life.stop.wait()
 
-            services = [projector.run(), tell()]
+            keeper = RetentionKeeper(
+                postgres_url, store, owner=projector.name, owned=lambda: projector.partitions, options=retention
+            )
+            services = [projector.run(), keeper.run(), tell()]
             if telemetry is not None:
                 from tailrace.infra.telemetry.reader import send_spans  # noqa: PLC0415  # heavy without a collector
 

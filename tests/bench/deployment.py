@@ -49,6 +49,8 @@ def running_up(folder: Path, *options: str, settings: Mapping[str, str] | None =
     command = [sys.executable, "-m", "tailrace.infra.cli", "up", "--port", "0", *options]
     # What the shell says of other deployments is not for this one, which dies with us.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("TAILRACE_")}
+    # What was measured is read out of the log afterwards, so all of it stays.
+    environment["TAILRACE_LOG_TAIL"] = "1000000000"
     with log.open("wb") as output:
         process = subprocess.Popen(
             [*command, "--ready-file", str(ready), "--data-dir", str(folder / "data")],

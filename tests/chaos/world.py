@@ -51,6 +51,7 @@ class World:
                 "TAILRACE_POSTGRES_URL": postgres_proxy.url,
                 "TAILRACE_PARTITIONS": str(PARTITIONS),
                 "TAILRACE_NAMESPACE": NAMESPACE,
+                "TAILRACE_LOG_TAIL": "1000000000",  # the checks read all of the log
             },
         )
         self.stand_bys: dict[str, StandBy] = {}

@@ -154,6 +154,12 @@ class RunLog:
         entries = self._entries[partition]
         del entries[: len(entries) - keep]
 
+    def forget(self) -> None:
+        """Drop all entries and what is known of their runs; numbers go on."""
+        for partition in range(self.partitions):
+            self.trim(partition, keep=0)
+        self._states.clear()
+
     def go_back(self, partition: int, *, by: int) -> None:
         """Lose the last `by` entries, and what the store knew of their runs, as a failover does."""
         lost = self._entries[partition][-by:]
