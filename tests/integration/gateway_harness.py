@@ -29,6 +29,7 @@ from tailrace.gateway.app import build_app
 from tailrace.gateway.listen import serving
 from tailrace.gateway.services import SERVICES, Services
 from tailrace.gateway.settings import GatewaySettings
+from tailrace.infra.processes.gateway import archived
 from tailrace.projections.queries import Queries
 from tailrace.projections.runtime import Projector
 from tests.integration.projections.support import quick
@@ -261,8 +262,8 @@ async def gateway(
         stack.push_async_callback(store.aclose)
         await store.put_definition(APP)
         worker = Worker(RedisTasks(store, "builder", "w1"))
-        commands = CommandHandler(store)
         queries = await stack.enter_async_context(Queries(postgres_url or NOWHERE))
+        commands = CommandHandler(store, archived=None if postgres_url is None else archived(queries))
         chosen = GatewaySettings(**{"port": 0, "store_timeout_seconds": 2.0, "shutdown_seconds": 2.0, **settings})
         app = build_app(
             store=store,
