@@ -17,7 +17,6 @@ from tailrace.core.clock import from_datetime, to_datetime
 from tailrace.core.errors import InvalidInput
 from tailrace.core.store.port import RawEntry
 from tailrace.projections.archive import to_entry
-from tailrace.projections.checkpoints import Place
 from tailrace.projections.pool import Pool
 from tailrace.projections.rows import (
     AgentStats,
@@ -27,6 +26,7 @@ from tailrace.projections.rows import (
     StageRow,
     StallRow,
     TaskRow,
+    WorkerStats,
     WorkflowPage,
     WorkflowRow,
     rows,
@@ -40,8 +40,8 @@ _SQL = statements("queries")
 MAX_LIMIT: Final = 500
 STATUSES: Final = ("initiated", "running", "paused", "completed", "failed", "cancelled")
 
-#: How many of an agent's latest tasks its figures are made from.
-RECENT_TASKS: Final = 1000
+#: How many days an agent's figures are of, up to the last one on which a task of its ended.
+STATS_DAYS: Final = 7
 
 
 class _Cursor(msgspec.Struct, frozen=True, array_like=True):
@@ -171,9 +171,16 @@ class Queries:
         return msgspec.convert(fields, Overview)
 
     async def agent_stats(self, agent: str | None = None) -> list[AgentStats]:
-        """The figures of one agent, or of all; an agent without tasks is left out."""
+        """The figures of one agent, or of all, with those of their workers; an agent without tasks is left out."""
         wanted = None if agent is None else text(agent)
-        return rows(await self._pool.fetch(_SQL["agent_stats"], wanted, RECENT_TASKS), AgentStats)
+        found: dict[str, dict[str, Any]] = {}
+        for row in await self._pool.fetch(_SQL["agent_stats"], wanted, STATS_DAYS):
+            if row["worker"] is None:  # the agent as a whole, which comes first
+                tasks = row["open"] + row["completed"] + row["failed"] + row["cancelled"]
+                found[row["agent"]] = {**row, "tasks": tasks, "workers": []}
+            elif row["worker"]:
+                found[row["agent"]]["workers"].append(to_row(row, WorkerStats))
+        return [msgspec.convert(fields, AgentStats) for fields in found.values()]
 
     async def store_id(self) -> str | None:
         """The identity of the store that the read model was built from; None when no projector has run yet."""
@@ -183,13 +190,6 @@ class Queries:
     async def checkpoints(self) -> list[CheckpointRow]:
         """How far each projection has come in each partition; the lag is the log's head less `seq`."""
         return rows(await self._pool.fetch(_SQL["checkpoints"]), CheckpointRow)
-
-    async def trim_mark(self, partition: int) -> Place:
-        """Up to where the log of a partition may be trimmed: what every projection has on disk."""
-        (found,) = await self._pool.fetch(_SQL["trim_mark"], partition)
-        if found["seq"] is None:
-            return Place()
-        return Place(position=found["position"], seq=found["seq"])
 
 
 def _statuses(status: str | Sequence[str] | None) -> list[str] | None:

@@ -135,8 +135,26 @@ class ParkedRow(msgspec.Struct, frozen=True, kw_only=True):
     parked_at: str
 
 
+class WorkerStats(msgspec.Struct, frozen=True, kw_only=True):
+    """Tasks that ended in a worker's hands, on the days that the figures of its agent are of; see `AgentStats`."""
+
+    worker: str
+    completed: int
+    failed: int
+    cancelled: int
+    success_rate: float | None
+    deliveries: int
+    redelivered: int
+    mean_wait_seconds: float | None
+    mean_run_seconds: float | None
+
+
 class AgentStats(msgspec.Struct, frozen=True, kw_only=True):
-    """An agent's latest tasks (`tasks` of them). `success_rate` is over finished ones, null without any; times in seconds."""
+    """An agent's tasks: those that are open, and those that ended on the last day on which any did, or in the days before it.
+
+    `tasks` are all of them, `redelivered` those that were delivered more than once, of all their `deliveries`. `success_rate`
+    is over completed and failed ones, null without any; times in seconds. `workers` are those that worked then.
+    """
 
     agent: str
     tasks: int
@@ -145,9 +163,11 @@ class AgentStats(msgspec.Struct, frozen=True, kw_only=True):
     failed: int
     cancelled: int
     success_rate: float | None
+    deliveries: int
     redelivered: int
     mean_wait_seconds: float | None
     mean_run_seconds: float | None
+    workers: list[WorkerStats]
 
 
 class Overview(msgspec.Struct, frozen=True, kw_only=True):

@@ -17,6 +17,7 @@ import asyncpg
 import msgspec
 
 from tailrace.projections import ownership
+from tailrace.projections.agents import Agents
 from tailrace.projections.archive import Archive
 from tailrace.projections.migrate import wait_migrated
 from tailrace.projections.partition import PartitionReader, ReaderOptions
@@ -25,6 +26,7 @@ from tailrace.projections.session import UNAVAILABLE, Session, session
 from tailrace.projections.stages import Stages
 from tailrace.projections.stalls import Stalls
 from tailrace.projections.tasks import Tasks
+from tailrace.projections.totals import Totals
 from tailrace.projections.workflows import Workflows
 
 _log = logging.getLogger(__name__)
@@ -41,8 +43,8 @@ class ProjectorOptions(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def standard_projections() -> tuple[Projection, ...]:
-    """All read models, the archive first."""
-    return (Archive(), Workflows(), Stages(), Tasks(), Stalls())
+    """All read models, the archive first; those that count rows before those that write them."""
+    return (Archive(), Totals(), Agents(), Workflows(), Stages(), Tasks(), Stalls())
 
 
 class _Held(msgspec.Struct, frozen=True, kw_only=True):

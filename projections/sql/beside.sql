@@ -79,6 +79,31 @@ DELETE FROM tailrace_next.parked WHERE workflow_id = ANY ($1::text[])
 -- name: copy_parked
 INSERT INTO tailrace_next.parked SELECT * FROM tailrace.parked WHERE workflow_id = ANY ($1::text[])
 
+-- name: count_agents
+SELECT count(*) FROM agents
+
+-- name: compare_agents
+SELECT
+    '' AS workflow_id, concat_ws(' ', agent, worker, day, partition) AS key, count(*) OVER () AS differ,
+    CASE WHEN f.completed IS NULL THEN 'unexpected' WHEN r.completed IS NULL THEN 'missing' ELSE 'different' END AS kind
+FROM tailrace.agents AS r FULL JOIN agents AS f USING (agent, worker, day, partition)
+WHERE ROW(r.*) IS DISTINCT FROM ROW(f.*)
+ORDER BY workflow_id, key
+LIMIT 20
+
+-- name: count_totals
+SELECT count(*) FROM totals WHERE runs <> 0
+
+-- name: compare_totals
+SELECT
+    '' AS workflow_id, concat_ws(' ', status, partition) AS key, count(*) OVER () AS differ,
+    CASE WHEN coalesce(f.runs, 0) = 0 THEN 'unexpected' WHEN coalesce(r.runs, 0) = 0 THEN 'missing' ELSE 'different' END
+        AS kind
+FROM tailrace.totals AS r FULL JOIN totals AS f USING (status, partition)
+WHERE coalesce(r.runs, 0) <> coalesce(f.runs, 0)
+ORDER BY workflow_id, key
+LIMIT 20
+
 -- name: lock
 SELECT pg_try_advisory_lock(hashtextextended('tailrace.rebuild', 0))
 

@@ -56,35 +56,54 @@ SELECT partition, count(DISTINCT workflow_id) AS runs FROM tailrace.parked GROUP
 -- name: overview
 SELECT
     (SELECT coalesce(jsonb_object_agg(status, runs), '{}')
-     FROM (SELECT status, count(*) AS runs FROM tailrace.workflows GROUP BY status) AS s) AS by_status,
+     FROM (
+         SELECT status, sum(runs) AS runs FROM (
+             SELECT status, runs FROM tailrace.totals
+             -- Runs whose first event is parked have a row, and no status that anybody counted.
+             UNION ALL SELECT status, 1 FROM tailrace.workflows WHERE type = '' AND version = 0
+         ) AS parts
+         GROUP BY status
+     ) AS s) AS by_status,
     (SELECT count(*) FROM tailrace.workflows WHERE stall IS NOT NULL) AS stalled,
     (SELECT count(DISTINCT workflow_id) FROM tailrace.parked) AS parked,
     (SELECT coalesce(jsonb_object_agg(agent, open), '{}')
      FROM (SELECT agent, count(*) AS open FROM tailrace.tasks WHERE finished_at IS NULL GROUP BY agent) AS t
     ) AS open_tasks,
     (SELECT count(*) FROM tailrace.workflows WHERE created_at > now() - interval '1 hour') AS created_last_hour,
-    (SELECT count(*) FROM tailrace.workflows
-     WHERE status = 'completed' AND completed_at > now() - interval '1 hour') AS completed_last_hour
+    (SELECT coalesce(sum(ended.runs), 0)::bigint FROM tailrace.partitions AS p CROSS JOIN LATERAL (
+        SELECT count(*) AS runs FROM tailrace.workflows AS w
+        WHERE w.partition = p.partition AND w.completed_at > now() - interval '1 hour' AND w.status = 'completed'
+     ) AS ended) AS completed_last_hour
 
 -- name: agent_stats
+WITH latest AS (
+    SELECT agent, max(day) AS day FROM tailrace.agents WHERE $1::text IS NULL OR agent = $1 GROUP BY agent
+), figures AS (
+    SELECT
+        a.agent, a.worker,
+        sum(a.completed)::bigint AS completed,
+        sum(a.failed)::bigint AS failed,
+        sum(a.cancelled)::bigint AS cancelled,
+        sum(a.deliveries)::bigint AS deliveries,
+        sum(a.redelivered)::bigint AS redelivered,
+        (sum(a.completed) / nullif(sum(a.completed + a.failed), 0))::double precision AS success_rate,
+        (sum(a.wait_us) / nullif(sum(a.started), 0) / 1000000)::double precision AS mean_wait_seconds,
+        (sum(a.run_us) / nullif(sum(a.started), 0) / 1000000)::double precision AS mean_run_seconds
+    FROM tailrace.agents AS a JOIN latest AS l ON a.agent = l.agent AND a.day > l.day - $2::integer
+    GROUP BY GROUPING SETS ((a.agent), (a.agent, a.worker))
+), open AS (
+    SELECT agent, count(*) AS open FROM tailrace.tasks
+    WHERE finished_at IS NULL AND ($1::text IS NULL OR agent = $1) GROUP BY agent
+), names AS (
+    SELECT agent FROM latest UNION SELECT agent FROM open
+)
 SELECT
-    a.agent,
-    count(*) AS tasks,
-    count(*) FILTER (WHERE t.finished_at IS NULL) AS open,
-    count(*) FILTER (WHERE t.status = 'completed') AS completed,
-    count(*) FILTER (WHERE t.status = 'failed') AS failed,
-    count(*) FILTER (WHERE t.status = 'cancelled') AS cancelled,
-    (avg((t.status = 'completed')::integer) FILTER (WHERE t.status IN ('completed', 'failed')))::double precision
-        AS success_rate,
-    count(*) FILTER (WHERE t.deliveries > 1) AS redelivered,
-    avg(extract(epoch FROM t.started_at - t.dispatched_at))::double precision AS mean_wait_seconds,
-    avg(extract(epoch FROM t.finished_at - t.started_at))::double precision AS mean_run_seconds
-FROM (SELECT DISTINCT agent FROM tailrace.tasks WHERE $1::text IS NULL OR agent = $1) AS a
-CROSS JOIN LATERAL (
-    SELECT * FROM tailrace.tasks AS latest WHERE latest.agent = a.agent ORDER BY latest.dispatched_at DESC LIMIT $2
-) AS t
-GROUP BY a.agent
-ORDER BY a.agent
+    agent, f.worker, coalesce(o.open, 0) AS open,
+    coalesce(f.completed, 0) AS completed, coalesce(f.failed, 0) AS failed, coalesce(f.cancelled, 0) AS cancelled,
+    coalesce(f.deliveries, 0) AS deliveries, coalesce(f.redelivered, 0) AS redelivered,
+    f.success_rate, f.mean_wait_seconds, f.mean_run_seconds
+FROM names LEFT JOIN figures AS f USING (agent) LEFT JOIN open AS o USING (agent)
+ORDER BY agent, f.worker NULLS FIRST
 
 -- name: store_id
 SELECT instance_id FROM tailrace.identity
@@ -94,7 +113,3 @@ SELECT
     c.*, CASE WHEN p.lease_until > clock_timestamp() THEN nullif(p.owner, '') END AS owner, p.epoch, p.problem
 FROM tailrace.checkpoints AS c JOIN tailrace.partitions AS p USING (partition)
 ORDER BY c.partition, c.projection
-
--- name: trim_mark
-SELECT min(confirmed_seq) AS seq, (array_agg(confirmed_position ORDER BY confirmed_seq))[1] AS position
-FROM tailrace.checkpoints WHERE partition = $1

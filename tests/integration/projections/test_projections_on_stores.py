@@ -19,7 +19,7 @@ from tailrace.core.testing.builders import completed, started
 from tailrace.core.testing.runner import Runner
 from tailrace.infra.embedded import EmbeddedRedis
 from tailrace.projections.queries import Queries
-from tailrace.projections.runtime import ProjectorOptions
+from tailrace.projections.runtime import ProjectorOptions, standard_projections
 from tests.integration.projections.run_log import SEVEN
 from tests.integration.projections.support import Database, projecting, until
 
@@ -49,7 +49,9 @@ async def caught_up(db: Database, store: WorkflowStore) -> bool:
         return False
     seqs = await db.projected()
     heads = [(await store.head(partition)).seq for partition in range(store.partitions)]
-    return len(seqs) == 5 * store.partitions and all(seq == heads[partition] for (_, partition), seq in seqs.items())
+    return len(seqs) == len(standard_projections()) * store.partitions and all(
+        seq == heads[partition] for (_, partition), seq in seqs.items()
+    )
 
 
 async def test_rows_are_what_the_store_holds(

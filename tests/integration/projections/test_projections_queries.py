@@ -11,6 +11,7 @@ from tailrace.core.commands import ApplyReport, CancelWorkflow, FlagStall
 from tailrace.core.errors import IdentityMismatch, InvalidInput
 from tailrace.core.testing.builders import diamond, failed, started
 from tailrace.projections.queries import Queries
+from tailrace.projections.runtime import standard_projections
 from tests.integration.projections.run_log import RunLog
 from tests.integration.projections.support import Database, project, projecting, until
 
@@ -189,17 +190,15 @@ async def test_figures_of_agents(postgres_url: str, log: RunLog, db: Database, q
     assert [row.agent for row in await queries.agent_stats()] == ["agent"]
 
 
-async def test_checkpoints_and_the_mark_for_trimming(
-    postgres_url: str, filled: RunLog, db: Database, queries: Queries
-) -> None:
-    """Who reads what and how far; trimming goes to the slowest projection's confirmed place.
+async def test_checkpoints(postgres_url: str, filled: RunLog, db: Database, queries: Queries) -> None:
+    """Who reads what and how far.
 
     An owner that finds nothing new to read confirms what the one before it left.
     """
     async with projecting(postgres_url, filled, name="me"):
         await until(lambda: db.value("SELECT bool_and(owner LIKE 'me-%') FROM tailrace.partitions"))
         rows = await queries.checkpoints()
-        assert {row.projection for row in rows} == {"archive", "workflows", "stages", "tasks", "stalls"}
+        assert {row.projection for row in rows} == {projection.name for projection in standard_projections()}
         for row in rows:
             assert row.seq == len(filled.entries(row.partition))
             assert row.position == filled.entries(row.partition)[-1].entry_id
@@ -207,14 +206,6 @@ async def test_checkpoints_and_the_mark_for_trimming(
             assert row.owner.startswith("me-")
             assert row.problem is None
         await until(lambda: db.value("SELECT bool_and(confirmed_seq = seq) FROM tailrace.checkpoints"))
-    await db.execute(
-        "UPDATE tailrace.checkpoints SET confirmed_seq = 2, confirmed_position = $1"
-        " WHERE partition = 0 AND projection = 'tasks'",
-        filled.entries(0)[1].entry_id,
-    )
-    mark = await queries.trim_mark(0)
-    assert (mark.seq, mark.position) == (2, filled.entries(0)[1].entry_id)
-    assert (await queries.trim_mark(99)).seq == 0
 
 
 async def test_the_read_model_of_another_namespace_is_refused(postgres_url: str, filled: RunLog) -> None:

@@ -26,7 +26,7 @@ async def is_diverged(db: Database) -> bool:
 
 async def check_all(db: Database, url: str, log: RunLog, queries: Queries) -> None:
     """The rows are what the archive says, and the archive is the log."""
-    assert [verdict.differ for verdict in await verify(url)] == [0, 0, 0, 0]
+    assert {verdict.differ for verdict in await verify(url)} == {0}
     for partition in range(log.partitions):
         assert await queries.log(partition, limit=5000) == log.entries(partition)
     shown = {row.workflow_id: row.version for row in (await queries.list_workflows(limit=500)).items}
@@ -82,7 +82,7 @@ async def test_a_log_that_went_back_and_grew_past_its_reader(
     assert repaired.abandoned == 7
     await project(postgres_url, log, db)
     assert await queries.log(0, limit=5000) == whole
-    assert [verdict.differ for verdict in await verify(postgres_url)] == [0, 0, 0, 0]
+    assert {verdict.differ for verdict in await verify(postgres_url)} == {0}
 
 
 async def test_a_run_that_is_gone_from_the_log_is_gone_from_the_lists(
