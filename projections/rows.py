@@ -171,7 +171,7 @@ class AgentStats(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Overview(msgspec.Struct, frozen=True, kw_only=True):
-    """The whole in figures. `by_status` has every status; the last two are of the past hour."""
+    """The whole in figures. `by_status` has every status; the last two are of the past hour, by the minute."""
 
     total: int
     by_status: dict[str, int]

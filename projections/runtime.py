@@ -19,6 +19,7 @@ import msgspec
 from tailrace.projections import ownership
 from tailrace.projections.agents import Agents
 from tailrace.projections.archive import Archive
+from tailrace.projections.hours import Hours
 from tailrace.projections.migrate import wait_migrated
 from tailrace.projections.partition import PartitionReader, ReaderOptions
 from tailrace.projections.port import LogSource, Projection
@@ -44,7 +45,7 @@ class ProjectorOptions(msgspec.Struct, frozen=True, kw_only=True):
 
 def standard_projections() -> tuple[Projection, ...]:
     """All read models, the archive first; those that count rows before those that write them."""
-    return (Archive(), Totals(), Agents(), Workflows(), Stages(), Tasks(), Stalls())
+    return (Archive(), Totals(), Hours(), Agents(), Workflows(), Stages(), Tasks(), Stalls())
 
 
 class _Held(msgspec.Struct, frozen=True, kw_only=True):

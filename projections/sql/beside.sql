@@ -104,6 +104,20 @@ WHERE coalesce(r.runs, 0) <> coalesce(f.runs, 0)
 ORDER BY workflow_id, key
 LIMIT 20
 
+-- name: count_hours
+SELECT count(*) FROM hours
+
+-- name: compare_hours
+SELECT
+    '' AS workflow_id, concat_ws(' ', hour AT TIME ZONE 'UTC', partition) AS key, count(*) OVER () AS differ,
+    CASE WHEN f.created IS NULL THEN 'unexpected' WHEN r.created IS NULL THEN 'missing' ELSE 'different' END AS kind
+FROM tailrace.hours AS r FULL JOIN hours AS f USING (hour, partition)
+-- (Counts that have all gone back to 0 say the same as a row that is not there.)
+WHERE coalesce(r.created, array_fill(0, ARRAY[60])) <> coalesce(f.created, array_fill(0, ARRAY[60]))
+   OR coalesce(r.completed, array_fill(0, ARRAY[60])) <> coalesce(f.completed, array_fill(0, ARRAY[60]))
+ORDER BY workflow_id, key
+LIMIT 20
+
 -- name: lock
 SELECT pg_try_advisory_lock(hashtextextended('tailrace.rebuild', 0))
 

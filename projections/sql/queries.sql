@@ -69,11 +69,15 @@ SELECT
     (SELECT coalesce(jsonb_object_agg(agent, open), '{}')
      FROM (SELECT agent, count(*) AS open FROM tailrace.tasks WHERE finished_at IS NULL GROUP BY agent) AS t
     ) AS open_tasks,
-    (SELECT count(*) FROM tailrace.workflows WHERE created_at > now() - interval '1 hour') AS created_last_hour,
-    (SELECT coalesce(sum(ended.runs), 0)::bigint FROM tailrace.partitions AS p CROSS JOIN LATERAL (
-        SELECT count(*) AS runs FROM tailrace.workflows AS w
-        WHERE w.partition = p.partition AND w.completed_at > now() - interval '1 hour' AND w.status = 'completed'
-     ) AS ended) AS completed_last_hour
+    coalesce(m.created, 0) AS created_last_hour,
+    coalesce(m.completed, 0) AS completed_last_hour
+FROM (
+    SELECT sum(u.created) AS created, sum(u.completed) AS completed
+    FROM tailrace.hours AS h
+    CROSS JOIN unnest(h.created, h.completed) WITH ORDINALITY AS u (created, completed, minute)
+    WHERE h.hour > now() - interval '2 hours'
+      AND h.hour + (u.minute - 1) * interval '1 minute' > now() - interval '1 hour'
+) AS m
 
 -- name: agent_stats
 WITH latest AS (

@@ -27,6 +27,7 @@ TABLES = {
     "stalls": "*",
     "agents": "*",
     "totals": "*",
+    "hours": "*",
     "parked": "partition, seq, entry_id, workflow_id, version, type, traceparent, raw, reason",
 }
 

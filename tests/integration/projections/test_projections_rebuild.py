@@ -17,7 +17,7 @@ from tailrace.projections.verify import verify
 from tests.integration.projections.run_log import RunLog
 from tests.integration.projections.support import Database, project, projecting, until
 
-NAMES = ("totals", "agents", "workflows", "stages", "tasks", "stalls")
+NAMES = ("totals", "hours", "agents", "workflows", "stages", "tasks", "stalls")
 
 #: All that a migration says of a table and that a later one may rely on.
 SHAPE = """
