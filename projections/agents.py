@@ -9,6 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
+import msgspec
+from msgspec.structs import asdict
+
 from tailrace.core.clock import to_us
 from tailrace.projections.batch import Batch
 from tailrace.projections.fold import Run, TaskRow
@@ -18,6 +21,36 @@ from tailrace.projections.values import Row, document, text
 
 _SQL = statements("agents")
 _DAY_US: Final = to_us(86_400)
+
+
+class _Counts(msgspec.Struct, kw_only=True):
+    """What is added up for one row; a mutable one, because this is done for every task."""
+
+    completed: int = 0
+    failed: int = 0
+    cancelled: int = 0
+    deliveries: int = 0
+    redelivered: int = 0
+    started: int = 0
+    wait_us: int = 0
+    run_us: int = 0
+
+    def add(self, task: TaskRow, finished_at: int) -> None:
+        """Count a task that has ended."""
+        if task.status == "completed":
+            self.completed += 1
+        elif task.status == "failed":
+            self.failed += 1
+        else:
+            self.cancelled += 1
+        self.deliveries += task.deliveries
+        if task.deliveries > 1:
+            self.redelivered += 1
+        started_at = task.started_at
+        if started_at is not None:
+            self.started += 1
+            self.wait_us += started_at - task.dispatched_at
+            self.run_us += finished_at - started_at
 
 
 class _Sums(Row, frozen=True, kw_only=True):
@@ -57,27 +90,20 @@ class Agents:
 
 
 def _sums(runs: Iterable[Run]) -> list[_Sums]:
-    found: dict[tuple[str, str, int], dict[str, int]] = {}
+    found: dict[tuple[str, str, int], _Counts] = {}
     for run in runs:
         for task in run.tasks.values():
-            if task.finished_at is not None:
-                # (Names as Postgres will have them: two that become one there are one row.)
-                key = text(task.agent), text(task.worker), task.finished_at // _DAY_US
-                sums = found.setdefault(key, {})
-                for name, value in _counted(task, task.finished_at).items():
-                    sums[name] = sums.get(name, 0) + value
-    return [_Sums(agent=agent, worker=worker, day=day, **sums) for (agent, worker, day), sums in found.items()]
-
-
-def _counted(task: TaskRow, finished_at: int) -> dict[str, int]:
-    started_at = task.started_at
-    return {
-        "completed": task.status == "completed",
-        "failed": task.status == "failed",
-        "cancelled": task.status == "cancelled",
-        "deliveries": task.deliveries,
-        "redelivered": task.deliveries > 1,
-        "started": started_at is not None,
-        "wait_us": 0 if started_at is None else started_at - task.dispatched_at,
-        "run_us": 0 if started_at is None else finished_at - started_at,
-    }
+            finished_at = task.finished_at
+            if finished_at is not None:
+                key = task.agent, task.worker, finished_at // _DAY_US
+                counts = found.get(key)
+                if counts is None:
+                    # (Names as Postgres will have them: two that become one there are one row.)
+                    counts = found.setdefault((text(task.agent), text(task.worker), key[2]), _Counts())
+                    found[key] = counts
+                counts.add(task, finished_at)
+    return [
+        _Sums(agent=agent, worker=worker, day=day, **asdict(counts))
+        for (agent, worker, day), counts in found.items()
+        if (agent, worker) == (text(agent), text(worker))
+    ]
