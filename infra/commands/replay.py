@@ -1,8 +1,9 @@
-"""`tailrace replay`: reading the stream of one run, straight from Redis."""
+"""`tailrace replay`: reading the stream of one run, straight from Redis; what was trimmed there comes from the archive."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import click
@@ -39,7 +40,8 @@ def replay_command() -> None:
 @data_dir_option
 @json_option
 def show(workflow_id: str, at: int | None, data_dir: Any, as_json: bool) -> None:
-    """Every entry of a run as it is in the log, with the command behind it, and the state it folds to.
+    """Every entry of a run as it is in the log (and, where that was trimmed, in the archive), with the command behind it, and
+    the state it folds to.
 
     \b
     Example:
@@ -51,6 +53,8 @@ def show(workflow_id: str, at: int | None, data_dir: Any, as_json: bool) -> None
 async def _show(settings: Settings, workflow_id: str, at: int | None, as_json: bool) -> None:
     async with open_store(settings, create=False) as store:
         entries = await read_history(store, workflow_id)
+        if settings.postgres_url and not (entries and entries[0].version == 1):
+            entries = [*await _archived(settings.postgres_url, store, workflow_id, entries), *entries]
         head = await store.head(partition_of(workflow_id, store.partitions))
     if not entries:
         raise NotFound("workflow in the log", workflow_id)
@@ -86,6 +90,17 @@ async def read_history(store: RedisStore, workflow_id: str) -> list[RawEntry]:
         if last is not None and found and found[-1].version >= last:
             break
     return found
+
+
+async def _archived(url: str, store: RedisStore, workflow_id: str, entries: Sequence[RawEntry]) -> list[RawEntry]:
+    """What the archive has of a run before these entries, oldest first; raises `ReadModelUnavailable`."""
+    from tailrace.projections.queries import Queries  # noqa: PLC0415  # asyncpg is slow to import
+
+    found: list[RawEntry] = []
+    async with Queries(url, instance_id=store.instance_id) as queries:
+        while page := await queries.events(workflow_id, after_version=found[-1].version if found else 0):
+            found += page
+    return [entry for entry in found if not entries or entry.version < entries[0].version]
 
 
 def _line(entry: RawEntry, record: Record, as_json: bool) -> str:
