@@ -44,7 +44,7 @@ def orchestrator_command(as_json: bool) -> None:
 @click.command("projector")
 @json_option
 def projector_command(as_json: bool) -> None:
-    """Read the log into Postgres.
+    """Read the log into Postgres, and let Redis forget what is archived.
 
     \b
     Example:

@@ -1,8 +1,8 @@
 """The `spans` reader: follows the log of the partitions its projector owns, and sends the spans that end in it.
 
-Off the hot path and behind nobody's back: it has positions of its own and holds back neither projections nor trimming. At
-least once: after a crash a stretch is read again, and gives the same spans. What was trimmed before it was read comes from
-the archive.
+Off the hot path and behind nobody's back: it has positions of its own and holds back no projection, and trimming only while it
+moves and is not far behind. At least once: after a crash a stretch is read again, and gives the same spans. What was trimmed
+before it was read comes from the archive.
 """
 
 from __future__ import annotations
