@@ -30,12 +30,28 @@ SELECT * FROM tailrace.stages WHERE workflow_id = $1 ORDER BY ordinal
 SELECT * FROM tailrace.tasks WHERE workflow_id = $1 ORDER BY dispatched_at, stage, attempt
 
 -- name: events
-SELECT partition, entry_id, seq, workflow_id, version, type, traceparent, raw
-FROM tailrace.events WHERE workflow_id = $1 AND version > $2 ORDER BY version LIMIT $3
+-- With what could not be archived, and was kept among the parked ones alone.
+(SELECT partition, entry_id, seq, workflow_id, version, type, traceparent, raw
+ FROM tailrace.events WHERE workflow_id = $1 AND version > $2 ORDER BY version LIMIT $3)
+UNION ALL
+(SELECT partition, entry_id, seq, workflow_id, version, type, traceparent, raw
+ FROM tailrace.parked AS p
+ WHERE workflow_id = $1 AND version > $2
+   AND NOT EXISTS (SELECT FROM tailrace.events AS e WHERE e.workflow_id = p.workflow_id AND e.version = p.version)
+ ORDER BY version LIMIT $3)
+ORDER BY version LIMIT $3
 
 -- name: log
-SELECT partition, entry_id, seq, workflow_id, version, type, traceparent, raw
-FROM tailrace.events WHERE partition = $1 AND seq > $2 ORDER BY seq LIMIT $3
+-- Likewise.
+(SELECT partition, entry_id, seq, workflow_id, version, type, traceparent, raw
+ FROM tailrace.events WHERE partition = $1 AND seq > $2 ORDER BY seq LIMIT $3)
+UNION ALL
+(SELECT partition, entry_id, seq, workflow_id, version, type, traceparent, raw
+ FROM tailrace.parked AS p
+ WHERE partition = $1 AND seq > $2
+   AND NOT EXISTS (SELECT FROM tailrace.events AS e WHERE e.partition = p.partition AND e.seq = p.seq)
+ ORDER BY seq LIMIT $3)
+ORDER BY seq LIMIT $3
 
 -- name: archived_version
 SELECT coalesce(max(version), 0) AS version FROM tailrace.events WHERE workflow_id = $1

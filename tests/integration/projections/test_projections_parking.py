@@ -106,6 +106,10 @@ async def test_an_event_that_even_the_archive_cannot_hold_is_kept_with_the_parke
     (parked,) = await queries.parked()
     assert parked.workflow_id == "sick"
     assert await db.value("SELECT raw FROM tailrace.parked") == created_event()
+    for partition in (0, 1):
+        archived = await queries.log(partition)
+        assert [entry.seq for entry in archived] == [entry.seq for entry in log.entries(partition)]
+    assert [entry.data for entry in await queries.events("sick")] == [created_event()]
     assert await db.value("SELECT count(*) FROM tailrace.workflows WHERE parked_version IS NULL") == 2
 
 
@@ -120,6 +124,7 @@ async def test_a_second_birth_of_a_run_is_parked(
     row = await queries.get_workflow("a")
     assert row is not None
     assert (row.name, row.parked_version) == ("run a", 1)
+    assert [entry.version for entry in await queries.events("a")] == [1, 2]
 
 
 async def test_events_of_a_parked_run_stay_parked_over_a_restart(
