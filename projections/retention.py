@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Collection
 from datetime import datetime
 from itertools import takewhile
@@ -33,7 +34,7 @@ PATIENCE_TAILS: Final = 10
 
 class RetentionOptions(msgspec.Struct, frozen=True, kw_only=True):
     """`tail_events` is how many archived events stay in each partition's log; `run_seconds` how long a run stays in the
-    store after its end.
+    store after its end. Logs are looked at each `poll_seconds`, runs each `run_poll_seconds`.
 
     A reader with a position that moved within `reader_seconds` is waited for. Runs are forgotten in the order of their ends,
     but they are not written in that order: `settle_seconds` is how far that may be out. `trim_count` and `run_count` are how
@@ -42,7 +43,8 @@ class RetentionOptions(msgspec.Struct, frozen=True, kw_only=True):
 
     tail_events: int = 10_000
     run_seconds: float = 7 * 86_400.0
-    poll_seconds: float = 1.0
+    poll_seconds: float = 2.0
+    run_poll_seconds: float = 60.0
     reader_seconds: float = 60.0
     settle_seconds: float = 60.0
     trim_count: int = 2000
@@ -92,10 +94,15 @@ class RetentionKeeper:
             await asyncio.sleep(min(self._options.poll_seconds * self._failures, 10.0))
 
     async def _keep(self, session: Session) -> None:
+        expire_at = 0.0
         while True:
+            expires = time.monotonic() >= expire_at
+            if expires:
+                expire_at = time.monotonic() + self._options.run_poll_seconds
             for partition in sorted(self._owned()):
                 await self._trim(session, partition)
-                await self._expire(session, partition)
+                if expires:
+                    await self._expire(session, partition)
             self._failures = 0
             self.rounds += 1
             await asyncio.sleep(self._options.poll_seconds)

@@ -64,7 +64,9 @@ async def main(redis_url: str, namespace: str, postgres_url: str, where: str) ->
         Doomed(store, where),
         owner=projector.name,
         owned=lambda: projector.partitions,
-        options=RetentionOptions(run_seconds=0.0, settle_seconds=0.0, poll_seconds=0.05, run_count=RUNS, tail_events=0),
+        options=RetentionOptions(
+            run_seconds=0.0, settle_seconds=0.0, poll_seconds=0.05, run_poll_seconds=0.0, run_count=RUNS, tail_events=0
+        ),
     )
     await asyncio.gather(projector.run(), keeper.run())
 

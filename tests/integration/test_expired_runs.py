@@ -22,8 +22,9 @@ from tailrace.infra.embedded import EmbeddedPostgres, EmbeddedRedis
 from tailrace.infra.processes.gateway import archived
 from tailrace.projections.migrate import migrate
 from tailrace.projections.queries import Queries
-from tailrace.projections.retention import RetentionKeeper, RetentionOptions
+from tailrace.projections.retention import RetentionKeeper
 from tests.integration.gateway_harness import Gateway
+from tests.integration.projections.retaining import look, prompt
 from tests.support.audit import record
 from tests.support.bench import Bench
 from tests.support.servers import redis_program
@@ -56,7 +57,7 @@ async def forgetting(gateway: Gateway, url: str, **options: float) -> AsyncItera
         gateway.store,
         owner=owner,
         owned=lambda: range(gateway.store.partitions),
-        options=RetentionOptions(poll_seconds=0.05, settle_seconds=0.0, **{"run_seconds": 0.0, **options}),  # type: ignore[arg-type]  # counts
+        options=prompt(**{"run_seconds": 0.0, **options}),
     )
     async with beside(keeper.run()):
         yield keeper
@@ -89,12 +90,7 @@ async def test_a_run_stays_for_its_time(projected: Gateway, database_url: str) -
     run = await projected.finished()
     await projected.archived(run)
     async with forgetting(projected, database_url, run_seconds=3600.0) as keeper:
-        rounds = keeper.rounds + 4
-
-        async def looked() -> bool:
-            return keeper.rounds >= rounds
-
-        await eventually(looked)
+        await look(keeper)
         assert await projected.store.load(run["workflow_id"]) is not None
 
 

@@ -54,12 +54,15 @@ async def test_agents_show_workers_and_backlog(served: Gateway) -> None:
 
 
 async def test_agents_show_how_it_went(projected: Gateway) -> None:
-    """With Postgres there is a success rate."""
+    """With Postgres there is a success rate, of the agent and of each worker."""
     run = await projected.finished()
     await projected.archived(run)
     agent = await projected.call("GET", "/agents/builder", status=200)
     assert agent["success_rate"] == 1.0
     assert agent["stats"]["completed"] == 3
+    (worker,) = agent["stats"]["workers"]
+    assert (worker["worker"], worker["completed"], worker["deliveries"], worker["success_rate"]) == ("w1", 3, 3, 1.0)
+    assert worker["mean_run_seconds"] >= 0
 
 
 async def test_a_stall_is_shown_beside_the_status(projected: Gateway) -> None:

@@ -20,7 +20,7 @@ NODE = 100
 
 def prompt(**options: float) -> RetentionOptions:
     """Options for tests: looking often, and waiting for nothing that may be out of order."""
-    return RetentionOptions(**{"poll_seconds": 0.05, "settle_seconds": 0.0, **options})  # type: ignore[arg-type]  # counts
+    return RetentionOptions(**{"poll_seconds": 0.05, "run_poll_seconds": 0.0, "settle_seconds": 0.0, **options})  # type: ignore[arg-type]  # counts
 
 
 @asynccontextmanager
