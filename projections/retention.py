@@ -70,6 +70,7 @@ class RetentionKeeper:
         self._owned = owned
         self._options = options or RetentionOptions()
         self._failures = 0
+        self._diverged: set[int] = set()
         #: How often it went through all its partitions.
         self.rounds = 0
 
@@ -84,7 +85,7 @@ class RetentionKeeper:
                     session.terminate()
             except asyncpg.UndefinedTableError:
                 _log.debug("the projector has not migrated yet")
-            except (StoreUnavailable, LogDiverged) as error:
+            except StoreUnavailable as error:
                 self._say("nothing is forgotten: %s: %s", error.code, error)
             except UNAVAILABLE as error:
                 self._say("nothing is forgotten: Postgres is not available: %s", type(error).__name__)
@@ -100,9 +101,17 @@ class RetentionKeeper:
             if expires:
                 expire_at = time.monotonic() + self._options.run_poll_seconds
             for partition in sorted(self._owned()):
-                await self._trim(session, partition)
-                if expires:
-                    await self._expire(session, partition)
+                try:
+                    await self._trim(session, partition)
+                    if expires:
+                        await self._expire(session, partition)
+                except LogDiverged as error:
+                    # Its reader finds out, too, and says so where people look; the other partitions are as they should be.
+                    if partition not in self._diverged:
+                        _log.warning("nothing is forgotten: %s: %s", error.code, error)
+                    self._diverged.add(partition)
+                else:
+                    self._diverged.discard(partition)
             self._failures = 0
             self.rounds += 1
             await asyncio.sleep(self._options.poll_seconds)

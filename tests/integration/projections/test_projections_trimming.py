@@ -194,6 +194,23 @@ async def test_a_partition_that_stands_still_is_not_trimmed(
     assert (await logged(single, 0))[0].seq == 1
 
 
+async def test_a_log_that_is_not_what_was_archived_is_not_trimmed(
+    postgres_url: str, db: Database, redis_store: RedisStore
+) -> None:
+    """Somebody removed the entry that was to stay first: what is before it stays, and the other partition is trimmed."""
+    runner = Runner(redis_store, SEVEN)
+    await runner.prepare()
+    await written(redis_store, runner, 300)
+    async with projecting(postgres_url, redis_store) as projector:
+        await until(lambda: confirmed(db, redis_store))
+        first = (await logged(redis_store, 0))[-51]
+        await redis_store.client.command("XDEL", redis_store.keys.partition(0).log, first.entry_id)
+        async with keeping(postgres_url, redis_store, projector, tail_events=50) as keeper:
+            await look(keeper)
+    assert (await logged(redis_store, 0))[0].seq == 1
+    assert (await logged(redis_store, 1))[0].seq > 1
+
+
 async def stands(db: Database) -> bool:
     """True when a partition has a problem."""
     return bool(await db.value("SELECT count(*) FROM tailrace.partitions WHERE problem IS NOT NULL"))
