@@ -73,6 +73,7 @@ class Agents:
     """The table `agents`."""
 
     name: Final = "agents"
+    counts: Final = "tasks"
 
     async def apply(self, session: Session, batch: Batch) -> None:
         """Add the tasks that ended in the batch."""

@@ -36,6 +36,7 @@ class Archive:
     """The table `events`."""
 
     name: Final = "archive"
+    counts: Final = ""
 
     async def apply(self, session: Session, batch: Batch) -> None:
         """Copy the batch's entries in, parked ones too."""

@@ -53,17 +53,31 @@ def rebuildable(name: str | None = None) -> list[Projection]:
     return [found[names.index(name)]]
 
 
+def rebuilt_with(name: str | None) -> list[Projection]:
+    """As `rebuildable`, with what it counts: the one can't be told from the other while they are built."""
+    wanted = {projection.name for projection in rebuildable(name)}
+    wanted |= {projection.counts for projection in rebuildable(name)}
+    return [projection for projection in rebuildable() if projection.name in wanted]
+
+
+#: Those that have rows of runs, and those that count such rows.
+ROWS: Final = tuple(projection.name for projection in rebuildable() if not projection.counts)
+COUNTS: Final = tuple(projection.name for projection in rebuildable() if projection.counts)
+
 #: What must be there beside: the tables of all projections, and those that say how far they are.
 TABLES: Final = ("checkpoints", "parked", *(projection.name for projection in rebuildable()))
 
 
 async def make_table(session: Session, table: str, *, schema: str = "") -> None:
-    """Make an empty table like the one that is read, without keys and indexes; in a schema, or for this transaction."""
+    """Make an empty table like the one that is read, in a schema, or for this transaction; one of rows without its keys."""
     made, end = (f"{schema}.{table}", "") if schema else (f"pg_temp.{table}", " ON COMMIT DROP")
     await session.execute(f"CREATE TABLE {made} (LIKE tailrace.{table} INCLUDING DEFAULTS){end}")
     settings = await session.fetchval(_SQL["settings"], table)
     if settings:
         await session.execute(f"ALTER TABLE {made} SET ({', '.join(settings)})")
+    if table in COUNTS:
+        # Few rows, added to by every run: they are found by their keys.
+        await add_keys(session, table, schema=schema or "pg_temp")
 
 
 async def add_keys(session: Session, table: str, *, schema: str = "pg_temp") -> None:

@@ -56,6 +56,7 @@ class Hours:
     """The table `hours`."""
 
     name: Final = "hours"
+    counts: Final = "workflows"
 
     async def apply(self, session: Session, batch: Batch) -> None:
         """Add the difference that the batch makes."""

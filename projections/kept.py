@@ -42,6 +42,11 @@ async def keep(session: Session, name: str) -> None:
     await _write_down(session, name)
 
 
+async def stops_moved(session: Session, name: str) -> bool:
+    """Whether runs have been parked, or redriven, since a projection was replaced."""
+    return bool(await session.fetch(_SQL["moved_stops"], name))
+
+
 async def put_back(session: Session, name: str) -> dict[int, int]:
     """Exchange what is kept and what is read; gives by partition from which `seq` it goes on.
 

@@ -22,6 +22,10 @@ class Projection(Protocol):
     def name(self) -> str:
         """The name in `checkpoints`; never changed once released."""
 
+    @property
+    def counts(self) -> str:
+        """The projection whose rows this one counts, and which it comes before; empty for one that has rows of runs."""
+
     async def apply(self, session: Session, batch: Batch) -> None:
         """Write what the batch changes. Runs inside a transaction, in order, once per batch."""
 

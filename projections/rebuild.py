@@ -25,6 +25,8 @@ from tailrace.projections import book, kept, ownership
 from tailrace.projections.batch import ParkedEntry
 from tailrace.projections.beside import (
     BATCH,
+    COUNTS,
+    ROWS,
     STATEMENT_SECONDS,
     TABLES,
     OnProgress,
@@ -32,6 +34,7 @@ from tailrace.projections.beside import (
     Replay,
     archived,
     rebuildable,
+    rebuilt_with,
 )
 from tailrace.projections.book import Book
 from tailrace.projections.refold import refold
@@ -80,7 +83,7 @@ async def rebuild(
     that is not there, `ConfigurationError` when it can't be done as things are (another rebuild, an event that this code
     can't apply), `ReadModelUnavailable`.
     """
-    names = [projection.name for projection in rebuildable(name)]
+    names = [projection.name for projection in rebuilt_with(name)]
 
     async def work(session: Session) -> Rebuilt:
         try:
@@ -113,7 +116,9 @@ async def roll_back(url: str, name: str | None = None) -> dict[str, dict[int, in
 
         async def exchange() -> dict[str, dict[int, int]]:
             await session.execute(_SQL["freeze"])
-            places = {item: await kept.put_back(session, item) for item in names}
+            # What counts runs can't be told where some of them stopped then: it stays as it is, which is right.
+            back = [item for item in names if item in ROWS or not await kept.stops_moved(session, item)]
+            places = {item: await kept.put_back(session, item) for item in back}
             await ownership.release_all(session)
             return places
 
@@ -204,13 +209,13 @@ async def _rebuild(url: str, session: Session, names: Sequence[str], build: str,
     differed = await check_beside(session, names)
     await kept.prepare(session)
 
-    async def exchange() -> dict[str, int]:
+    async def exchange() -> tuple[dict[str, int], dict[str, int]]:
         # What a replay wrote in a transaction that was rolled back is gone with it.
         replay.rewind()
         return await _exchange(session, replay, begun, on_progress)
 
-    rows = await _in_place(session, exchange)
-    return Rebuilt(rows=rows, differed=differed, resumed=begun.done > 0)
+    rows, counts_differed = await _in_place(session, exchange)
+    return Rebuilt(rows=rows, differed={**differed, **counts_differed}, resumed=begun.done > 0)
 
 
 async def _copy(url: str, session: Session, begun: Book, on_progress: OnProgress) -> None:
@@ -262,8 +267,13 @@ async def _in_place(session: Session, exchange: Callable[[], Awaitable[T]]) -> T
     raise ReadModelUnavailable("the read model is in use, so that it could not be replaced; try again")
 
 
-async def _exchange(session: Session, replay: Replay, begun: Book, on_progress: OnProgress) -> dict[str, int]:
-    """Hold all checkpoints, apply what came last, and put the new tables in the place of the old ones."""
+async def _exchange(
+    session: Session, replay: Replay, begun: Book, on_progress: OnProgress
+) -> tuple[dict[str, int], dict[str, int]]:
+    """Hold all checkpoints, apply what came last, and put the new tables in the place of the old ones.
+
+    Gives the number of rows of each, and how many of those that count differ: now both are of one moment.
+    """
     await session.execute(_SQL["freeze"])
     if not await book.fits(session, begun):
         raise ConfigurationError(
@@ -272,6 +282,11 @@ async def _exchange(session: Session, replay: Replay, begun: Book, on_progress: 
     await _follow_parking(session, begun.names)
     await replay.to(await archived(session), on_progress)
     rows = {name: await session.fetchval(_SQL[f"count_{name}"]) for name in begun.names}
+    differed = {}
+    for name in begun.names:
+        if name in COUNTS:
+            found = await session.fetch(_SQL[f"compare_{name}"])
+            differed[name] = found[0]["differ"] if found else 0
     for name in begun.names:
         for grant in await session.fetch(_SQL["grants"], name):
             await session.execute(grant["statement"])
@@ -283,7 +298,7 @@ async def _exchange(session: Session, replay: Replay, begun: Book, on_progress: 
             " WHERE c.projection = $1 AND a.projection = 'archive' AND a.partition = c.partition",
             name,
         )
-    return rows
+    return rows, differed
 
 
 async def _follow_parking(session: Session, names: Sequence[str]) -> None:

@@ -44,6 +44,7 @@ class Stages:
     """The table `stages`."""
 
     name: Final = "stages"
+    counts: Final = ""
 
     async def apply(self, session: Session, batch: Batch) -> None:
         """Write the stages that differ from before the batch."""

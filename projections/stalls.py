@@ -17,6 +17,7 @@ class Stalls:
     """The table `stalls`."""
 
     name: Final = "stalls"
+    counts: Final = ""
 
     async def apply(self, session: Session, batch: Batch) -> None:
         """Write the stalls that began or ended."""

@@ -17,6 +17,7 @@ class Tasks:
     """The table `tasks`."""
 
     name: Final = "tasks"
+    counts: Final = ""
 
     async def apply(self, session: Session, batch: Batch) -> None:
         """Write the tasks that changed, each once."""

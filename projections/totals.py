@@ -21,6 +21,7 @@ class Totals:
     """The table `totals`."""
 
     name: Final = "totals"
+    counts: Final = "workflows"
 
     async def apply(self, session: Session, batch: Batch) -> None:
         """Add the difference that the batch makes."""

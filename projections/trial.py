@@ -17,7 +17,7 @@ from tailrace.core.errors import ConfigurationError
 from tailrace.projections import parking
 from tailrace.projections.archive import to_entry
 from tailrace.projections.batch import Batch
-from tailrace.projections.beside import TABLES, add_keys, make_table, rebuildable
+from tailrace.projections.beside import ROWS, TABLES, add_keys, make_table, rebuildable
 from tailrace.projections.fold import Run, RunView, to_record
 from tailrace.projections.port import Projection
 from tailrace.projections.session import Session
@@ -29,11 +29,12 @@ _SQL = statements("trial")
 SAMPLE: Final = 20
 
 
-async def check_beside(session: Session, names: Sequence[str]) -> dict[str, int]:
-    """Compare; gives how many rows of each projection differ from those that are read, rightly as far as was tried.
+async def check_beside(session: Session, wanted: Sequence[str]) -> dict[str, int]:
+    """Compare what has rows of runs; gives how many of each differ from those that are read, rightly as far as was tried.
 
     Raises `ConfigurationError` for a row that is not what folding event by event gives.
     """
+    names = [name for name in wanted if name in ROWS]
     async with session.transaction(isolation="repeatable_read"):
         await session.execute(_SQL["moving"])
         await session.execute("ANALYZE moving")

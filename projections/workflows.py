@@ -61,6 +61,7 @@ class Workflows:
     """The table `workflows`."""
 
     name: Final = "workflows"
+    counts: Final = ""
 
     async def apply(self, session: Session, batch: Batch) -> None:
         """Insert runs that begin in the batch, update those that go on."""

@@ -18,6 +18,8 @@ from tailrace.core.testing.builders import completed, started
 from tailrace.core.testing.runner import Runner
 from tailrace.infra.cli import main
 from tailrace.infra.embedded import EmbeddedRedis
+from tailrace.projections.beside import rebuildable
+from tailrace.projections.runtime import standard_projections
 from tests.integration.projections.rebuild_process import killed
 from tests.integration.projections.run_log import NONSENSE, SEVEN
 from tests.integration.projections.support import Database, projecting, until
@@ -40,6 +42,10 @@ class Said:
 
 
 Command: TypeAlias = Callable[..., Awaitable[Said]]
+
+
+#: As they are told.
+ALL = ", ".join(projection.name for projection in rebuildable())
 
 
 @pytest.fixture
@@ -100,7 +106,9 @@ async def is_caught_up(store: RedisStore, db: Database) -> bool:
     """True when every projection is at the end of the log."""
     heads = [(await store.head(partition)).seq for partition in range(store.partitions)]
     seqs = await db.projected()
-    return len(seqs) == 5 * store.partitions and all(seq == heads[partition] for (_, partition), seq in seqs.items())
+    return len(seqs) == len(standard_projections()) * store.partitions and all(
+        seq == heads[partition] for (_, partition), seq in seqs.items()
+    )
 
 
 async def test_status_tells_place_lag_and_owner(
@@ -111,7 +119,7 @@ async def test_status_tells_place_lag_and_owner(
     document = (await command("status", "--json")).json
     assert document["store"] == "ok"
     behind = [item for item in document["projections"] if item["lag_events"]]
-    assert {item["projection"] for item in behind} == {"archive", "workflows", "stages", "tasks", "stalls"}
+    assert {item["projection"] for item in behind} == {projection.name for projection in standard_projections()}
     assert len({item["partition"] for item in behind}) == 1
     assert all(item["lag_events"] == item["head"] - item["seq"] > 0 < item["lag_seconds"] < 60 for item in behind)
     assert all(item["owner"] is None for item in document["projections"])
@@ -177,8 +185,8 @@ async def test_verify_shows_each_row_that_is_wrong_and_rebuild_mends_it(
     assert (await command("verify")).code == 1
     rebuilt = await command("rebuild", "--all", "--json")
     assert rebuilt.json == {
-        "rows": {"workflows": 3, "stages": 21, "tasks": 21, "stalls": 0},
-        "differed": {"workflows": 1, "stages": 0, "tasks": 1, "stalls": 0},
+        "rows": {"totals": 1, "hours": 1, "agents": 1, "workflows": 3, "stages": 21, "tasks": 21, "stalls": 0},
+        "differed": dict.fromkeys(("totals", "hours", "agents", "stages", "stalls"), 0) | {"workflows": 1, "tasks": 1},
         "resumed": False,
     }
     assert rebuilt.err == ""
@@ -212,11 +220,11 @@ async def test_a_rebuild_that_was_killed_is_shown_and_goes_on(
     """Or is dropped by who does not want it."""
     await killed(postgres_url, "indexes", 1)
     said = await command("status")
-    assert "a rebuild of workflows, stages, tasks, stalls is interrupted, 100 % of the archive is folded" in said.out
+    assert f"a rebuild of {ALL} is interrupted, 100 % of the archive is folded" in said.out
     assert (await command("status", "--json")).json["rebuild"]["state"] == "interrupted"
     assert "went on with a rebuild that was interrupted" in (await command("rebuild")).out
     await killed(postgres_url, "indexes", 1)
-    assert "not finished: workflows, stages, tasks, stalls" in (await command("rebuild", "--discard")).out
+    assert f"not finished: {ALL}" in (await command("rebuild", "--discard")).out
     assert (await command("rebuild", "--json")).json["resumed"] is False
     assert (await command("verify")).code == 0
 

@@ -27,6 +27,7 @@ class Sabotage:
     """Not a projection: it stands between two of them, and does harm to the session a few times."""
 
     name = "sabotage"
+    counts = ""
 
     def __init__(self, harm: str, times: int = 3) -> None:
         self.harm = harm
