@@ -11,8 +11,8 @@ from redis.exceptions import RedisError
 from tailrace.core.partitioning import partition_of
 from tailrace.core.redis_backend import scripts
 from tailrace.core.redis_backend.connection import Call, translate
-from tailrace.core.redis_backend.replies import info, pairs
-from tailrace.core.store.port import OpenEntry, PartitionFacts, Queue, WorkerBeat
+from tailrace.core.redis_backend.replies import entries, info, pairs
+from tailrace.core.store.port import OpenEntry, ParkedEntry, PartitionFacts, Queue, WorkerBeat
 
 if TYPE_CHECKING:
     from tailrace.core.redis_backend.store import RedisStore
@@ -29,13 +29,13 @@ async def open_entries(store: RedisStore, workflow_id: str) -> list[OpenEntry]:
     """Where each open task of a run is."""
     part = store.keys.partition(partition_of(workflow_id, store.partitions))
     fields = pairs(await store.client.command("HGETALL", part.workflow(workflow_id)))
-    entries = []
+    found = []
     for name, value in fields.items():
         if name.startswith(b"t:"):
             agent, lane, entry_id = value.decode().split(" ")
             stream = part.tasks(agent, urgent=lane == "high")
-            entries.append(await _open_entry(store, stream, name[2:].decode(), agent, entry_id))
-    return entries
+            found.append(await _open_entry(store, stream, name[2:].decode(), agent, entry_id))
+    return found
 
 
 async def _open_entry(store: RedisStore, stream: str, task_id: str, agent: str, entry_id: str) -> OpenEntry:
@@ -84,7 +84,7 @@ async def queues(store: RedisStore, agents: Sequence[str]) -> list[Queue]:
     places = [(agent, partition) for agent in agents for partition in range(store.partitions)]
     now = await store.now()
     replies = await store.client.calls(
-        [Call(scripts.QUEUE, _lanes(store, agent, partition), [agent]) for agent, partition in places]
+        [Call(scripts.QUEUE, _queue_keys(store, agent, partition), [agent]) for agent, partition in places]
     )
     for reply in replies:
         if isinstance(reply, RedisError):
@@ -92,24 +92,26 @@ async def queues(store: RedisStore, agents: Sequence[str]) -> list[Queue]:
     return [_queue(agent, partition, reply, now) for (agent, partition), reply in zip(places, replies, strict=True)]
 
 
-def _lanes(store: RedisStore, agent: str, partition: int) -> list[str]:
+def _queue_keys(store: RedisStore, agent: str, partition: int) -> list[str]:
     part = store.keys.partition(partition)
-    return [part.tasks(agent, urgent=urgent) for urgent in (True, False)]
+    return [part.cancels, *(part.tasks(agent, urgent=urgent) for urgent in (True, False))]
 
 
 def _queue(agent: str, partition: int, reply: Sequence[Any], now: int) -> Queue:
-    """The replies for both lanes: what waits, what is pending (-1 without a group), the oldest entry, the runs of what was
-    acknowledged, and who holds how many.
+    """The replies for both lanes: what waits, what is pending (-1 without a group), the oldest entry, runs to look at, and who
+    holds how many.
     """
-    backlog = pending = oldest_us = 0
+    backlog = pending = oldest_us = told = 0
     has_group = True
     by_worker: dict[str, int] = {}
-    acknowledged: list[str] = []
-    for waiting, held, oldest, workflows, *consumers in reply:
+    runs: dict[str, list[str]] = {"acknowledged": [], "repeated": [], "oldest": []}
+    for waiting, held, oldest, acknowledged, repeated, first, closed, *consumers in reply:
         has_group = has_group and held >= 0
         pending += max(0, held)
         backlog += waiting
-        acknowledged += [workflow_id.decode(errors="replace") for workflow_id in workflows]
+        told += closed
+        for found, workflows in zip(runs.values(), (acknowledged, repeated, first), strict=True):
+            found += [workflow_id.decode(errors="replace") for workflow_id in workflows]
         for consumer, count in consumers:
             name = consumer.decode()
             by_worker[name] = by_worker.get(name, 0) + int(count)
@@ -123,8 +125,32 @@ def _queue(agent: str, partition: int, reply: Sequence[Any], now: int) -> Queue:
         pending=pending,
         oldest_age_us=oldest_us,
         pending_by_worker=by_worker,
-        acknowledged=tuple(acknowledged),
+        told=told,
+        **{name: tuple(found) for name, found in runs.items()},
     )
+
+
+async def parked(store: RedisStore, partition: int, count: int) -> list[ParkedEntry]:
+    """The latest reports that could not be applied; timers are parked beside them, and are no reports."""
+    key = store.keys.partition(partition).parked
+    found = []
+    for entry_id, fields in entries(await store.client.command("XREVRANGE", key, "+", "-", "COUNT", count)):
+        if fields.get(b"source") == b"report":
+            workflow_id, task_id, reason = (
+                fields.get(name, b"").decode(errors="replace") for name in (b"workflow", b"task", b"reason")
+            )
+            at = _entry_us(entry_id.encode())
+            found.append(ParkedEntry(workflow_id=workflow_id, task_id=task_id, reason=reason, at=at))
+    return found
+
+
+async def unexpected(store: RedisStore, partition: int, workflow_ids: Sequence[str]) -> list[str]:
+    """One ZMSCORE."""
+    if not workflow_ids:
+        return []
+    key = store.keys.partition(partition).expect
+    scores = await store.client.command("ZMSCORE", key, *workflow_ids)
+    return [workflow_id for workflow_id, score in zip(workflow_ids, scores, strict=True) if score is None]
 
 
 async def workers(store: RedisStore, agent: str) -> list[WorkerBeat]:

@@ -34,6 +34,7 @@ from tailrace.core.store.port import (
     Limits,
     OpenEntry,
     Ownership,
+    ParkedEntry,
     PartitionFacts,
     Queue,
     RawEntry,
@@ -410,6 +411,14 @@ class RedisStore:
     async def open_entries(self, workflow_id: str) -> list[OpenEntry]:
         """Where each open task of a run is."""
         return await inspection.open_entries(self, workflow_id)
+
+    async def parked(self, partition: int, *, count: int) -> list[ParkedEntry]:
+        """See `inspection.parked`."""
+        return await inspection.parked(self, partition, count)
+
+    async def unexpected(self, partition: int, workflow_ids: Sequence[str]) -> list[str]:
+        """See `inspection.unexpected`."""
+        return await inspection.unexpected(self, partition, workflow_ids)
 
     async def queues(self, agents: Sequence[str]) -> list[Queue]:
         """The task streams of these agents."""

@@ -236,7 +236,9 @@ class WorkerBeat(msgspec.Struct, frozen=True, kw_only=True):
 class Queue(msgspec.Struct, frozen=True, kw_only=True):
     """An agent's tasks in one partition. `backlog` is what was never delivered; ages in microseconds.
 
-    `acknowledged` are the runs of tasks that somebody acknowledged without a report (see `OpenEntry`).
+    Of runs it names those of tasks that somebody acknowledged without a report (`acknowledged`, see `OpenEntry`), of tasks that
+    were delivered three times or more (`repeated`), and of the oldest few entries (`oldest`). `told` counts tasks that were
+    closed, and whose workers, told to stop, have not let go yet.
     """
 
     agent: str
@@ -247,6 +249,18 @@ class Queue(msgspec.Struct, frozen=True, kw_only=True):
     oldest_age_us: int
     pending_by_worker: dict[str, int] = {}
     acknowledged: tuple[str, ...] = ()
+    repeated: tuple[str, ...] = ()
+    oldest: tuple[str, ...] = ()
+    told: int = 0
+
+
+class ParkedEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """A report that could not be applied, since `at`, and why. `task_id` is empty where nobody knows it any more."""
+
+    workflow_id: str
+    task_id: str
+    reason: str
+    at: int
 
 
 class PartitionFacts(msgspec.Struct, frozen=True, kw_only=True):
@@ -365,6 +379,12 @@ class WorkflowStore(Protocol):
 
     async def open_entries(self, workflow_id: str) -> list[OpenEntry]:
         """Where each open task of a run is."""
+
+    async def parked(self, partition: int, *, count: int) -> list[ParkedEntry]:
+        """Reports that could not be applied, latest first."""
+
+    async def unexpected(self, partition: int, workflow_ids: Sequence[str]) -> list[str]:
+        """Those of these runs of a partition that nothing is expected of: they have ended, or somebody removed it."""
 
     async def queues(self, agents: Sequence[str]) -> list[Queue]:
         """The task streams of these agents, in all partitions."""

@@ -20,8 +20,15 @@ NEVER_US: Final = 4_102_444_800 * SECOND
 #: How late a timer may fire before the watchdog asks why: two polls and a grace of one lease.
 TIMER_SLACK_US: Final = 5 * SECOND
 
-#: How often a standing stall is looked at again.
+#: When a standing stall is looked at again: soon at first, seldom when it has stood for long. (With tens of thousands that stand
+#: for the same reason a new one would have to wait for a look at all of them.)
 RECHECK_US: Final = 10 * SECOND
+LONGEST_RECHECK_US: Final = 120 * SECOND
+
+
+def recheck_us(since: int, now: int) -> int:
+    """How long to wait before what stands since then is looked at again, in microseconds."""
+    return min(max(RECHECK_US, (now - since) // 2), LONGEST_RECHECK_US)
 
 
 class Timer(msgspec.Struct, frozen=True, kw_only=True):

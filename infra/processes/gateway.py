@@ -46,7 +46,7 @@ def run_gateway(settings: Settings, gateway: GatewaySettings, *, as_json: bool =
             await put_builtin_definitions(store)
 
             async def why(workflow_id: str) -> msgspec.Struct:
-                return await diagnose(store, workflow_id, checkpoints=queries.checkpoints, archived=archived(queries))
+                return await diagnose(store, workflow_id, read_model=queries, archived=archived(queries))
 
             app = build_app(
                 store=store,

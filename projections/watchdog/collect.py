@@ -13,7 +13,15 @@ from typing import Final, TypeVar
 
 from tailrace.core.errors import NotFound, StoreUnavailable, TailraceError
 from tailrace.core.partitioning import partition_of
-from tailrace.core.store.port import OpenEntry, PartitionFacts, Queue, ReportEntry, WorkerBeat, WorkflowStore
+from tailrace.core.store.port import (
+    OpenEntry,
+    ParkedEntry,
+    PartitionFacts,
+    Queue,
+    ReportEntry,
+    WorkerBeat,
+    WorkflowStore,
+)
 from tailrace.core.workflow.definition import Pipeline
 from tailrace.core.workflow.dispatching import work_of
 from tailrace.core.workflow.state import OpenTask, WorkflowState
@@ -25,6 +33,9 @@ PROBE_SECONDS: Final = 2.0
 
 #: How many waiting reports are read to find those of a run.
 REPORTS_READ: Final = 256
+
+#: How many parked reports are read, latest first, to find those of a run.
+PARKED_READ: Final = 256
 
 #: How many tasks of one agent and partition are looked up per round, of those that have not begun: to say how many stand
 #: before a task, the store counts them.
@@ -53,6 +64,7 @@ class Round:
         self._motion = motion
         self._thorough = thorough
         self._probe_seconds = probe_seconds
+        self._parked: dict[int, Sequence[ParkedEntry] | None] = {}
         self._queues: dict[str, Sequence[Queue] | None] = {}
         self._workers: dict[str, tuple[WorkerBeat, ...] | None] = {}
         self._partitions: dict[int, PartitionFacts | None] = {}
@@ -90,6 +102,7 @@ class Round:
             entries=entries,
             still_us=still_us,
             fullness=await self.fullness(),
+            rejected=await self._rejected(state.workflow_id, partition),
             hung=frozenset(agent for agent, place in self.hung if place == partition),
             unreachable=(*self.unreachable, *own),
         )
@@ -104,7 +117,16 @@ class Round:
         queue = next((queue for queue in queues or () if queue.partition == partition), None)
         if queue is None or workers is None:
             return None
-        return AgentFacts(agent=agent, queue=queue, workers=workers, store_id=self._store.instance_id, now=self.now)
+        told = sum(queue.told for queue in queues or ())
+        return AgentFacts(
+            agent=agent,
+            queue=queue,
+            workers=workers,
+            store_id=self._store.instance_id,
+            now=self.now,
+            told=told,
+            told_us=self._motion.still_us(f"told {agent}", told, self.now),
+        )
 
     async def orchestration(self, partition: int) -> PartitionFacts | None:
         """What waits for a partition's orchestrator, and who that is."""
@@ -119,6 +141,28 @@ class Round:
         return (
             [] if found is None else list(dict.fromkeys(entry.workflow_id for entry in found[0] if entry.workflow_id))
         )
+
+    async def parked(self, partition: int) -> Sequence[ParkedEntry] | None:
+        """The latest reports of a partition that could not be applied; None when that could not be asked."""
+        if partition not in self._parked:
+            facts = await self.orchestration(partition)
+            found: Sequence[ParkedEntry] | None = ()
+            if facts is None or facts.parked:
+                looking = self._store.parked(partition, count=PARKED_READ)
+                found = await self._probe(f"parked reports of partition {partition}", looking)
+            self._parked[partition] = found
+        return self._parked[partition]
+
+    async def _rejected(self, workflow_id: str, partition: int) -> tuple[ParkedEntry, ...] | None:
+        found = await self.parked(partition)
+        return None if found is None else tuple(entry for entry in found if entry.workflow_id == workflow_id)
+
+    async def unexpected(self, partition: int, workflow_ids: Sequence[str]) -> Sequence[str]:
+        """Those of these runs that nothing is expected of."""
+        if not workflow_ids:
+            return []
+        looking = self._store.unexpected(partition, workflow_ids)
+        return await self._probe(f"expectations of partition {partition}", looking) or []
 
     async def fullness(self) -> float | None:
         """Used memory as a share of the store's limit."""
@@ -179,7 +223,11 @@ class Round:
         """Whether the queue as a whole does not tell enough about a task."""
         if self._thorough or task.started_at is not None:
             return True
-        if agent is None or not (agent.queue.pending or agent.queue.acknowledged or agent.free_slots):
+        if agent is None:
+            return False
+        queue = agent.queue
+        # (Nothing is queued: then neither is this task.)
+        if queue.backlog and not (queue.pending or queue.acknowledged or agent.free_slots):
             return False
         self._looked_up[agent.agent, partition] += 1
         return self._looked_up[agent.agent, partition] <= ENTRIES_PER_QUEUE

@@ -38,6 +38,7 @@ CAUSES: Final[dict[str, Cause]] = {
     "timer-overdue": Cause("timer", stall=True),
     "paused": Cause("person", stall=False),
     "backlog": Cause("delivery", stall=False),
+    "projection-parked": Cause("projection", stall=False),
     "projection-behind": Cause("projection", stall=False),
 }
 

@@ -11,7 +11,7 @@ import msgspec
 
 from tailrace.core.clock import SECOND
 from tailrace.core.ids import TaskId
-from tailrace.core.store.port import OpenEntry, PartitionFacts, Queue, WorkerBeat
+from tailrace.core.store.port import OpenEntry, ParkedEntry, PartitionFacts, Queue, WorkerBeat
 from tailrace.core.workflow.definition import Pipeline
 from tailrace.core.workflow.state import WorkflowState
 
@@ -23,13 +23,19 @@ HEALS_US: Final = 5 * SECOND
 
 
 class AgentFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """An agent as a run's partition sees it. `workers` are those that beat within a minute, latest first."""
+    """An agent as a run's partition sees it. `workers` are those that beat within a minute, latest first.
+
+    `told` counts, in all partitions, tasks that were closed while their workers held them and that these still hold; `told_us`
+    says since how long there have been so many.
+    """
 
     agent: str
     queue: Queue
     workers: tuple[WorkerBeat, ...]
     store_id: str
     now: int
+    told: int = 0
+    told_us: int = 0
 
     @property
     def live(self) -> tuple[WorkerBeat, ...]:
@@ -45,6 +51,11 @@ class AgentFacts(msgspec.Struct, frozen=True, kw_only=True):
     def free_slots(self) -> int:
         """How many tasks the fit workers could begin at once."""
         return sum(max(0, beat.slots - beat.in_flight) for beat in self.fit)
+
+    @property
+    def slots(self) -> int:
+        """How many tasks the fit workers could do at once."""
+        return sum(beat.slots for beat in self.fit)
 
     @property
     def silent_us(self) -> int | None:
@@ -73,6 +84,7 @@ class AgentFacts(msgspec.Struct, frozen=True, kw_only=True):
             "pending": self.queue.pending,
             "pending_by_worker": dict(self.queue.pending_by_worker),
             "has_group": self.queue.has_group,
+            **({"told_to_stop": self.told} if self.told else {}),
             "workers": [
                 {
                     "name": beat.name,
@@ -100,7 +112,8 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     """All that the rules may know of a run.
 
     `entries` holds what was asked, by task id: a task that has not begun and was not asked about is taken for queued.
-    `still_us` says since how long an entry has looked the same. `hung` are agents that were found to take nothing.
+    `still_us` says since how long an entry has looked the same. `rejected` are reports of the run that could not be applied,
+    latest first, as far as they are read. `hung` are agents that were found to take nothing.
     """
 
     now: int
@@ -113,6 +126,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     entries: dict[str, OpenEntry] | None
     still_us: dict[str, int]
     fullness: float | None
+    rejected: tuple[ParkedEntry, ...] | None = ()
     hung: frozenset[str] = frozenset()
     unreachable: tuple[str, ...] = ()
 

@@ -6,13 +6,13 @@ import logging
 from dataclasses import dataclass, field
 from typing import Final
 
-from tailrace.core.clock import SECOND
+from tailrace.core.workflow.policy import recheck_us
 from tailrace.projections.watchdog.findings import Verdict, duration
 
 log = logging.getLogger(__name__)
 
-#: An incident that no run showed for so long is over: standing stalls are looked at each 10 s.
-OVER_US: Final = 25 * SECOND
+#: An incident that no run showed for two and a half times as long as its oldest stall waits for the next look is over.
+OVER_LOOKS: Final = 2.5
 
 
 @dataclass
@@ -65,7 +65,7 @@ class Incidents:
                     incident.summary,
                     incident.suggestion,
                 )
-            elif now - incident.seen_at > OVER_US:
+            elif now - incident.seen_at > OVER_LOOKS * recheck_us(incident.since, incident.seen_at):
                 del self.open[key]
                 lasted = duration(incident.seen_at - incident.since)
                 log.info("%s, %s is over: it lasted %s, %d runs", incident.cause, incident.scope, lasted, incident.runs)

@@ -1,5 +1,5 @@
-"""Runs that stand although their own expectation has not passed: their worker fell silent, their report waits too long, or
-somebody acknowledged their task.
+"""Runs that stand although their own expectation has not passed, or is gone: their worker fell silent or dies again and again,
+their report waits too long or was refused, somebody acknowledged their task, what they depend on is down.
 
 A stage may have hours to its limit. So a round looks at each agent and partition, which are few; runs are searched only where
 one of these shows a fault.
@@ -7,65 +7,91 @@ one of these shows a fault.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
-from typing import Final
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from typing import Final, TypeAlias
 
+from tailrace.core.clock import SECOND
 from tailrace.core.errors import Undecodable
 from tailrace.core.partitioning import partition_of
 from tailrace.core.store.port import WorkflowStore
+from tailrace.core.workflow.state import StageState, WorkflowState
 from tailrace.projections.watchdog.collect import Round
-from tailrace.projections.watchdog.facts import HEALS_US
+from tailrace.projections.watchdog.facts import HEALS_US, AgentFacts
 
 #: How many open runs of a partition are searched for those of a silent worker, and how many are loaded at a time.
 SEARCHED: Final = 20_000
 LOADED: Final = 500
 
-#: A silent worker's runs are searched again after so long.
+#: A silent worker's runs are searched again after so long; in between, what was found is looked at again.
 SEARCH_AGAIN_US: Final = 2 * HEALS_US
+
+#: For how long after a report was refused its run is looked at.
+REFUSED_US: Final = 60 * SECOND
+
+_Shows: TypeAlias = Callable[[StageState], bool]
 
 
 class Suspects:
-    """Finds such runs; remembers what it searched a short while ago."""
+    """Finds such runs; remembers what it searched a short while ago, and what it found."""
 
     def __init__(self, store: WorkflowStore, *, most: int) -> None:
         self._store = store
         self._most = most
-        self._searched: dict[tuple[str, int, str], int] = {}
+        self._searched: dict[tuple[str, int, str], tuple[int, list[str]]] = {}
 
     async def find(self, looking: Round, partition: int, agents: Sequence[str]) -> list[str]:
         """Ids of runs in a partition that are worth a look, at most `most`."""
         found = [workflow_id async for workflow_id in self._reporters(looking, partition)]
+        found += [
+            entry.workflow_id for entry in await looking.parked(partition) or () if self._is_new(looking, entry.at)
+        ]
+        oldest: list[str] = []
         for agent in agents:
             facts = await looking.agent(agent, partition)
-            found += [] if facts is None else facts.queue.acknowledged
-            for worker, count in await self._silent(looking, agent, partition):
-                self._searched[agent, partition, worker] = looking.now
-                found += await self._runs_of(worker, partition, min(count, self._most))
-        self._searched = {key: at for key, at in self._searched.items() if looking.now - at < SEARCH_AGAIN_US}
-        return list(dict.fromkeys(found))[: self._most]
+            if facts is None:
+                continue
+            found += [*facts.queue.acknowledged, *facts.queue.repeated]
+            oldest += facts.queue.oldest if facts.queue.oldest_age_us >= HEALS_US else ()
+            for name, shows in self._faults(looking, facts):
+                found += await self._search(looking, (agent, partition, name), shows)
+        found += await looking.unexpected(partition, oldest)
+        self._searched = {
+            key: searched for key, searched in self._searched.items() if looking.now - searched[0] < SEARCH_AGAIN_US
+        }
+        here = [run for run in dict.fromkeys(found) if run and partition_of(run, self._store.partitions) == partition]
+        return here[: self._most]
+
+    @staticmethod
+    def _is_new(looking: Round, at: int) -> bool:
+        return looking.now - at < REFUSED_US
 
     async def _reporters(self, looking: Round, partition: int) -> AsyncIterator[str]:
         facts = await looking.orchestration(partition)
         if facts is not None and facts.reports and facts.oldest_report_age_us >= HEALS_US:
             for workflow_id in await looking.reporters(partition):
-                if partition_of(workflow_id, self._store.partitions) == partition:
-                    yield workflow_id
+                yield workflow_id
 
-    async def _silent(self, looking: Round, agent: str, partition: int) -> list[tuple[str, int]]:
-        """Workers that hold tasks and have not beaten for longer than a lease, with how many tasks they hold."""
-        facts = await looking.agent(agent, partition)
-        if facts is None:
-            return []
-        return [
-            (worker, count)
-            for worker, count in facts.queue.pending_by_worker.items()
-            if not worker.startswith("~")
-            and ((beat := facts.beat_of(worker)) is None or looking.now - beat.at >= HEALS_US)
-            and (agent, partition, worker) not in self._searched
-        ]
+    @staticmethod
+    def _faults(looking: Round, facts: AgentFacts) -> Iterator[tuple[str, _Shows]]:
+        """What is wrong with an agent, by name, and which stages show it.
 
-    async def _runs_of(self, worker: str, partition: int, count: int) -> list[str]:
-        """Runs whose tasks a worker began; those with the latest expectation first, because theirs is far off."""
+        Workers that hold tasks, or beat until a while ago, and have been silent for longer than a lease; and dependencies that
+        workers have given up.
+        """
+        beats = {beat.name: beat.at for beat in facts.workers}
+        for worker in dict.fromkeys([*facts.queue.pending_by_worker, *beats]):
+            if not worker.startswith("~") and looking.now - beats.get(worker, 0) >= HEALS_US:
+                yield f"worker {worker}", lambda stage, worker=worker: _is_worked_on_by(worker, stage)  # type: ignore[misc]
+        if facts.open_breakers:
+            yield "breakers", _waits_for_a_dependency
+
+    async def _search(self, looking: Round, key: tuple[str, int, str], shows: _Shows) -> list[str]:
+        if key not in self._searched:
+            self._searched[key] = looking.now, await self._runs_that(shows, key[1])
+        return self._searched[key][1]
+
+    async def _runs_that(self, shows: _Shows, partition: int) -> list[str]:
+        """Runs with such a stage that are not flagged; those with the latest expectation first, because theirs is far off."""
         ids = await self._store.open_workflows(partition, count=SEARCHED)
         ids.reverse()
         found: list[str] = []
@@ -74,13 +100,19 @@ class Suspects:
                 states = await self._store.load_states(ids[start : start + LOADED])
             except Undecodable:
                 continue
-            found += [
-                state.workflow_id
-                for state in states
-                if state is not None
-                and state.stall is None
-                and any(stage.task is not None and stage.task.worker == worker for stage in state.stages.values())
-            ]
-            if len(found) >= count:
+            found += [state.workflow_id for state in states if state is not None and _stands(state, shows)]
+            if len(found) >= self._most:
                 break
-        return found
+        return found[: self._most]
+
+
+def _stands(state: WorkflowState, shows: _Shows) -> bool:
+    return state.stall is None and any(shows(stage) for stage in state.stages.values())
+
+
+def _is_worked_on_by(worker: str, stage: StageState) -> bool:
+    return stage.task is not None and stage.task.worker == worker
+
+
+def _waits_for_a_dependency(stage: StageState) -> bool:
+    return stage.retry_at is not None and stage.error is not None and stage.error.reason == "dependency-open"

@@ -81,6 +81,8 @@ def _queued(
         return workers.no_worker(agent, waited, evidence)
     if not agent.fit:
         return workers.identity_mismatch(agent, aside=False, evidence=evidence)
+    if agent.free_slots == 0 and agent.told >= agent.slots > 0 and agent.told_us >= HEALS_US:
+        return workers.slots_kept(agent, waited, evidence)
     if agent.free_slots == 0:
         return workers.backlog(agent, ahead if entry is not None else None, waited, evidence)
     if agent.agent in facts.hung:

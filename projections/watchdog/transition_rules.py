@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from tailrace.core.clock import SECOND, to_us
+from tailrace.core.clock import SECOND, to_rfc3339, to_us
 from tailrace.core.workflow.definition import StageDefinition
 from tailrace.core.workflow.state import OpenTask
 from tailrace.projections.watchdog.facts import HEALS_US, Facts
@@ -91,13 +91,16 @@ def task_gone(facts: Facts, stage: StageDefinition, task: OpenTask, task_id: str
     evidence = {**_evidence(facts), "stage": stage.name, "task_id": task_id, "worker": task.worker}
     again = f"tailrace cancel {facts.state.workflow_id} && "
     again += f"tailrace retry {facts.state.workflow_id} --from-stage {stage.name}"
-    if facts.orchestration.parked:
+    if facts.rejected is None:
+        return moving(f"{gone}; which reports could not be applied could not be asked")
+    # (Its task's name may have been what could not be read.)
+    rejected = [entry for entry in facts.rejected if entry.task_id in {"", task_id} and entry.at >= task.dispatched_at]
+    if rejected:
         return Finding(
             cause="report-rejected",
-            summary=f"{gone} and no report on it waits; {facts.orchestration.parked} reports or timers of "
-            f"partition {facts.partition} could not be applied and are parked",
+            summary=f"{gone}: a report on it came, could not be applied and is parked: {rejected[0].reason}",
             suggestion=again,
-            evidence=evidence,
+            evidence={**evidence, "reason": rejected[0].reason, "rejected_at": to_rfc3339(rejected[0].at)},
         )
     if task.started_at is None:
         return Finding(

@@ -27,8 +27,9 @@ from tailrace.core.errors import (
     TailraceError,
     VersionConflict,
 )
+from tailrace.core.partitioning import partition_of
 from tailrace.core.store.port import WorkflowStore
-from tailrace.core.workflow.policy import RECHECK_US
+from tailrace.core.workflow.policy import RECHECK_US, recheck_us
 from tailrace.core.workflow.state import WorkflowState
 from tailrace.projections.watchdog.collect import Round
 from tailrace.projections.watchdog.findings import Verdict
@@ -45,7 +46,7 @@ _BACKOFF: Final = (0.5, 1.0, 2.0, 5.0)
 ACTS_AT_ONCE: Final = 12
 
 #: When a run that is overdue and not flagged is looked at again: soon where one look was not enough, later the longer it waits.
-LOOK_AGAIN_US: Final = to_us(2)
+LOOK_AGAIN_US: Final = to_us(1)
 SHORTEST_WAIT_US: Final = to_us(3)
 LONGEST_WAIT_US: Final = to_us(30)
 
@@ -77,6 +78,7 @@ class Watchdog:
         self._settled_at: float | None = None
         self._unreadable: set[str] = set()
         self._missing: set[str] = set()
+        self._watching: dict[str, None] = {}
         self._full = False
 
     async def run(self) -> None:
@@ -123,7 +125,9 @@ class Watchdog:
             await self._store.check_identity(partition)
             overdue = await self._store.overdue(partition, count=count)
             if settled:
-                suspects = [] if agents is None else await self._suspects.find(looking, partition, agents)
+                # (One look was not enough: the next one need not wait for the next search.)
+                suspects = [run for run in self._watching if partition_of(run, self._store.partitions) == partition]
+                suspects += [] if agents is None else await self._suspects.find(looking, partition, agents)
                 flagged += await self._judge(looking, overdue, suspects)
         self._motion.prune(now)
         self.incidents.say(now)
@@ -148,6 +152,8 @@ class Watchdog:
             workflow_id for workflow_id in dict.fromkeys([*overdue, *suspects]) if workflow_id not in self._unreadable
         ]
         judged: list[tuple[WorkflowState, Verdict]] = []
+        for workflow_id in ids:
+            self._watching.pop(workflow_id, None)
         for state in await self._load(ids):
             if state.terminal:
                 continue
@@ -161,6 +167,8 @@ class Watchdog:
                     for agent in facts.agents.values()
                     if agent is not None and verdict.scope == f"agent {agent.agent}" and agent.free_slots
                 )
+            if verdict.watching and state.workflow_id not in late:
+                self._watching[state.workflow_id] = None
             judged.append((state, verdict))
         # Several at a time: each is a write that waits for the store's disk, and the disk takes many in one go.
         flagged = 0
@@ -201,7 +209,7 @@ class Watchdog:
             return False
         if stall is not None and stall.cause == diagnosis.cause:
             self.incidents.seen(verdict, now, flagged=False)
-            await self._postpone(state, now + RECHECK_US, late=late)
+            await self._postpone(state, now + recheck_us(stall.since, now), late=late)
             return False
         if stall is not None and now - stall.since < RECHECK_US:
             await self._postpone(state, stall.since + RECHECK_US, late=late)

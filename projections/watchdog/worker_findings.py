@@ -50,6 +50,19 @@ def workers_hung(
     )
 
 
+def slots_kept(agent: AgentFacts, waited_us: int, evidence: dict[str, Any]) -> Finding:
+    """All slots are taken by handlers whose tasks have ended without them, and that don't listen."""
+    beat = max(agent.fit, key=lambda beat: beat.in_flight)
+    return Finding(
+        cause="workers-hung",
+        summary=f"all {agent.slots} slots of agent {agent.agent} are held by handlers that were told to stop at least "
+        f"{duration(agent.told_us)} ago and go on; the task waits since {duration(waited_us)}",
+        suggestion=stop(beat, agent.agent),
+        evidence=evidence,
+        scope=f"agent {agent.agent}",
+    )
+
+
 def worker_lost(agent: AgentFacts, entry: OpenEntry, stage: StageDefinition, evidence: dict[str, Any]) -> Finding:
     """Held by somebody who is gone, and nobody takes it over."""
     beat = agent.beat_of(entry.worker)
@@ -101,7 +114,7 @@ def overdue(
 
 def backlog(agent: AgentFacts, ahead: int | None, waited_us: int, evidence: dict[str, Any]) -> Finding:
     """All are busy; nothing is wrong."""
-    slots = sum(beat.slots for beat in agent.fit)
+    slots = agent.slots
     place = f"backlog {agent.queue.backlog}" if ahead is None else f"{ahead} tasks before it"
     busy = (
         f"all {slots} slots of agent {agent.agent} are busy" if slots else f"all workers of agent {agent.agent} drain"

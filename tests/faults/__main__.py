@@ -23,7 +23,6 @@ from tests.faults.corpus import CASES
 from tests.faults.result import Outcome
 from tests.faults.trial import AT_ONCE, trial
 
-
 #: How wide the table is where nobody says: its suggestions are commands, better read in one line.
 WIDTH = 180
 

@@ -6,10 +6,11 @@ import signal
 
 from tailrace.core.clock import to_us
 from tailrace.projections.watchdog.facts import HEALS_US
-from tests.faults.case import healthy, stall
-from tests.faults.ground import COMMON, Ground
+from tests.faults.case import stall
+from tests.faults.ground import Ground
 from tests.faults.probe import Probe
-from tests.faults.site import STAGE, Site, one
+from tests.faults.site import PATIENCE_SECONDS, STAGE, Site, one
+from tests.support.waiting import eventually
 
 
 async def start_due(site: Site, workflow_id: str) -> int:
@@ -32,15 +33,21 @@ async def no_worker(ground: Ground, probe: Probe) -> None:
 async def no_group_and_no_worker(ground: Ground, probe: Probe) -> None:
     """The groups of an agent were deleted, and no worker is there to make them again."""
     site = await ground.shared()
-    pipeline = one("groupless")
-    await site.store.put_definition(pipeline.definition)
-    for partition in range(site.store.partitions):
-        stream = site.store.keys.partition(partition).tasks("groupless")
-        assert await site.redis("XGROUP", "DESTROY", stream, "groupless") == 1
-    run = await site.start(pipeline)
-    for partition in range(site.store.partitions):
-        await site.redis("XGROUP", "DESTROY", site.store.keys.partition(partition).tasks("groupless"), "groupless")
+    run = await site.start(one("groupless"))
+    assert await site.redis("XGROUP", "DESTROY", site.part(run).tasks("groupless"), "groupless") == 1
     await probe.flagged(site, run, await start_due(site, run))
+
+
+@stall("no-worker")
+async def group_deleted_under_a_stopped_worker(ground: Ground, probe: Probe) -> None:
+    """The group of an agent is deleted while its only worker, stopped with SIGSTOP, can't make it again."""
+    site = await ground.shared()
+    worker = await site.worker("ungrouped")
+    stopped_at = await site.store.now()
+    worker.signal(signal.SIGSTOP)
+    run = await site.start(one("ungrouped"))
+    assert await site.redis("XGROUP", "DESTROY", site.part(run).tasks("ungrouped"), "ungrouped") == 1
+    await probe.flagged(site, run, max(stopped_at + HEALS_US, await start_due(site, run)))
 
 
 @stall("no-worker")
@@ -52,6 +59,26 @@ async def worker_stopped_before(ground: Ground, probe: Probe) -> None:
     worker.signal(signal.SIGSTOP)
     run = await site.start(one("frozen"))
     await probe.flagged(site, run, max(stopped_at + HEALS_US, await start_due(site, run)))
+
+
+@stall("no-worker")
+async def worker_in_another_namespace(ground: Ground, probe: Probe) -> None:
+    """The only worker was started with another namespace, so that it serves nobody here."""
+    site = await ground.shared()
+    async with ground.site() as other:
+        await site.worker("astray", settings={"TAILRACE_NAMESPACE": other.store.keys.namespace})
+        run = await site.start(one("astray"))
+        await probe.flagged(site, run, await start_due(site, run))
+
+
+@stall("no-worker")
+async def worker_on_another_redis(ground: Ground, probe: Probe) -> None:
+    """The only worker was started with the URL of another Redis."""
+    site = await ground.shared()
+    async with ground.own_redis() as (_, server):
+        await site.worker("elsewhere", settings={"TAILRACE_REDIS_URL": server.url})
+        run = await site.start(one("elsewhere"))
+        await probe.flagged(site, run, await start_due(site, run))
 
 
 @stall("worker-lost", fast=True)
@@ -91,6 +118,30 @@ async def entry_deleted(ground: Ground, probe: Probe) -> None:
     await probe.flagged(site, run, await start_due(site, run))
 
 
+@stall("not-dispatched")
+async def entry_deleted_and_no_worker(ground: Ground, probe: Probe) -> None:
+    """The entry of a task is deleted, and no worker is there: one that came would be given nothing."""
+    site = await ground.shared()
+    run = await site.start(one("vacant"))
+    entry = await site.entry(run)
+    assert await site.redis("XDEL", site.part(run).tasks("vacant"), entry.entry_id) == 1
+    await probe.flagged(site, run, await start_due(site, run))
+
+
+@stall("not-dispatched")
+async def entry_replaced_by_garbage(ground: Ground, probe: Probe) -> None:
+    """The entry of a task is deleted, and one that nobody can read stands in its place."""
+    site = await ground.shared()
+    worker = await site.worker("garbled")
+    worker.signal(signal.SIGSTOP)
+    run = await site.start(one("garbled"))
+    entry, stream = await site.entry(run), site.part(run).tasks("garbled")
+    assert await site.redis("XDEL", stream, entry.entry_id) == 1
+    await site.redis("XADD", stream, "*", "task", "?", "data", b"\xc1\x00")
+    worker.signal(signal.SIGCONT)
+    await probe.flagged(site, run, await start_due(site, run))
+
+
 @stall("silent-ack")
 async def acknowledged_and_gone(ground: Ground, probe: Probe) -> None:
     """A task is acknowledged behind the back of its worker, which ends before it could notice."""
@@ -105,22 +156,49 @@ async def acknowledged_and_gone(ground: Ground, probe: Probe) -> None:
     await probe.flagged(site, run, acknowledged_at + HEALS_US)
 
 
-@healthy(fast=True)
-async def slow_stage(ground: Ground, probe: Probe) -> None:
-    """Work that takes far longer than its start was expected to, within its limit."""
+@stall("silent-ack")
+async def acknowledged_deleted_and_gone(ground: Ground, probe: Probe) -> None:
+    """A task is acknowledged and deleted, as by a worker with its report, but there is none; its worker has ended."""
     site = await ground.shared()
-    run = await site.start(one(COMMON), {"do": "slow", "seconds": 8.0})
-    await site.ended(run)
-    await probe.unflagged(site, [run])
-
-
-@healthy(fast=True)
-async def worker_started_again(ground: Ground, probe: Probe) -> None:
-    """The only worker is killed in the middle of a stage, and started again at once."""
-    site = await ground.shared()
-    worker = await site.worker("again")
-    run = await site.start(one("again"), {"do": "slow", "seconds": 3.0})
+    worker = await site.worker("plundered")
+    run = await site.start(one("plundered"), {"do": "hang"})
     await site.begun(run)
-    worker.signal(signal.SIGKILL)
-    await site.ended(run)
-    await probe.unflagged(site, [run])
+    await site.killed(worker)
+    entry, stream = await site.entry(run), site.part(run).tasks("plundered")
+    at = await site.store.now()
+    assert await site.redis("XACK", stream, "plundered", entry.entry_id) == 1
+    assert await site.redis("XDEL", stream, entry.entry_id) == 1
+    await probe.flagged(site, run, at + HEALS_US)
+
+
+@stall("identity-mismatch")
+async def worker_of_a_namespace_that_was_emptied(ground: Ground, probe: Probe) -> None:
+    """A namespace was emptied and made anew; the only worker still belongs to the old one, and is busy with its work."""
+    async with ground.site(partitions=1) as before:
+        worker = await before.worker("ghost", slots=1)
+        orchestrator = await before.process("orchestrator")
+        old = await before.start(one("ghost"), {"do": "ignore-cancel", "seconds": 60.0})
+        await before.begun(old)
+        await before.killed(orchestrator)
+        worker.hold()
+        await before.empty()
+        async with ground.site(partitions=1, namespace=before.store.keys.namespace) as site:
+            await site.engine()
+
+            async def seen() -> bool:
+                return bool(await site.store.workers("ghost"))
+
+            # It says who it is with each beat, and that there is such a worker each ten seconds.
+            await eventually(seen, PATIENCE_SECONDS)
+            run = await site.start(one("ghost"))
+            await probe.flagged(site, run, await start_due(site, run))
+
+
+@stall("no-worker")
+async def expectation_removed(ground: Ground, probe: Probe) -> None:
+    """Nobody serves the agent, and the run's expectation was removed, so that it never seems overdue."""
+    site = await ground.shared()
+    run = await site.start(one("unexpected"))
+    due = await start_due(site, run)
+    assert await site.redis("ZREM", site.part(run).expect, run) == 1
+    await probe.flagged(site, run, due + HEALS_US)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable, Collection, Sequence
 
 from tailrace.core.clock import SECOND, to_us
@@ -45,9 +46,14 @@ class Probe:
         self.outcome.suggestion = flag.event.suggestion
         self.outcome.detail = flag.event.summary
 
-    async def explained(self, site: Site, workflow_id: str, *, explain: Explain | None = None) -> Diagnosis | None:
-        """Wait for the first cause that `why` gives from now on; nothing may have been recorded by then."""
-        began = await site.store.now()
+    async def explained(
+        self, site: Site, workflow_id: str, *, explain: Explain | None = None, log: bool = True
+    ) -> Diagnosis | None:
+        """Wait for the first cause that `why` gives from now on; nothing may have been recorded by then.
+
+        Without `log` that is not looked at: there is none any more.
+        """
+        began = time.monotonic()
         ask = explain or (lambda run: diagnose(site.store, run))
 
         async def found() -> Diagnosis | None:
@@ -61,10 +67,11 @@ class Probe:
             return None
         assert said is not None
         self.outcome.found = said.cause
-        self.outcome.seconds = round((await site.store.now() - began) / SECOND, 2)
+        self.outcome.seconds = round(time.monotonic() - began, 2)
         self.outcome.suggestion = said.suggestion
         self.outcome.detail = said.summary
-        await self._unflagged(site, [workflow_id])
+        if log:
+            await self._unflagged(site, [workflow_id])
         return said
 
     async def unflagged(self, site: Site, workflow_ids: Sequence[str], *, still_seconds: float = 0.0) -> None:
@@ -72,13 +79,14 @@ class Probe:
         until = await site.store.now() + to_us(still_seconds)
 
         async def over() -> bool:
-            await self._unflagged(site, workflow_ids)
-            return self.outcome.found is not None or await site.store.now() >= until
+            return not await self._unflagged(site, workflow_ids) or await site.store.now() >= until
 
         await eventually(over, PATIENCE_SECONDS + still_seconds)
 
-    async def _unflagged(self, site: Site, workflow_ids: Sequence[str]) -> None:
+    async def _unflagged(self, site: Site, workflow_ids: Sequence[str]) -> bool:
         for workflow_id in workflow_ids:
             for flag in await site.flags(workflow_id):
                 self.outcome.found = flag.event.cause
-                self.outcome.detail = f"flagged: {flag.event.summary}"
+                self.outcome.detail = f"{workflow_id} was flagged: {flag.event.summary}"
+                return False
+        return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import statistics
 from collections.abc import Sequence
 
@@ -11,8 +12,17 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from tailrace.infra.cli import COMMANDS
+
+_COMMAND = re.compile(r"\btailrace (\w+)")
+
 #: A stall is to be flagged within this time after its expectation has passed, or self-healing should have ended.
 AIM_SECONDS = 5.0
+
+
+def is_possible(suggestion: str) -> bool:
+    """Whether every command of ours in a suggestion is one that there is; an empty one suggests nothing."""
+    return bool(suggestion) and all(name in COMMANDS for name in _COMMAND.findall(suggestion))
 
 
 class Outcome(msgspec.Struct, kw_only=True):
@@ -31,7 +41,7 @@ class Outcome(msgspec.Struct, kw_only=True):
     @property
     def ok(self) -> bool:
         """The right cause with something to do about it; or none, where there is none."""
-        named = self.expected is None or bool(self.suggestion)
+        named = self.expected is None or is_possible(self.suggestion)
         return not self.error and self.found == self.expected and named
 
 

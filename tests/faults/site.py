@@ -33,6 +33,7 @@ from tests.support.waiting import eventually, pass_server_time
 
 #: How long a start, an end or an effect may take on a busy machine; nothing waits for this long on purpose.
 PATIENCE_SECONDS = 60.0
+ROOT = Path(__file__).parents[2]
 #: What a watchdog waits for after its start before it judges anything, and a little more.
 SETTLE_SECONDS = 5.2
 STAGE = "work"
@@ -83,6 +84,7 @@ class Site:
             "TAILRACE_REDIS_URL": processes_url or redis_url,
             "TAILRACE_NAMESPACE": namespace,
             "TAILRACE_DATA_DIR": str(place / "d"),
+            "PYTHONPATH": str(ROOT),  # for `--app tests.faults.app`
         }
         if postgres_url:
             environment["TAILRACE_POSTGRES_URL"] = postgres_url
@@ -102,28 +104,43 @@ class Site:
         return orchestrator, watchdog
 
     async def worker(
-        self, agent: str, *, slots: int = 2, app: str = "", skew_seconds: float = 0.0, **environment: str
+        self,
+        agent: str,
+        *,
+        slots: int = 2,
+        app: str = "",
+        skew_seconds: float = 0.0,
+        build: str = "",
+        settings: Mapping[str, str] | None = None,
     ) -> StandBy:
         """A worker of a simulated agent, or of one of the module `app`; it has joined."""
         arguments = [agent, "--app", app] if app else [f"simulated:{agent}"]
         arguments = ["worker", *arguments, "--concurrency", str(slots), "--drain-seconds", "0.1"]
-        return await self.process(*arguments, skew_seconds=skew_seconds, **environment)
+        return await self.process(*arguments, skew_seconds=skew_seconds, build=build, settings=settings)
 
-    async def process(self, *arguments: str, skew_seconds: float = 0.0, **environment: str) -> StandBy:
-        """One process of this site that is ready; with `skew_seconds` its clock is wrong by so much."""
+    async def process(
+        self, *arguments: str, skew_seconds: float = 0.0, build: str = "", settings: Mapping[str, str] | None = None
+    ) -> StandBy:
+        """One process of this site that is ready.
+
+        With `skew_seconds` its clock is wrong by so much; with `build` it says that it runs that one; `settings` are
+        variables of its environment.
+        """
         log = self.folder / f"{arguments[0]}-{next(_numbers)}.log"
-        program = tailrace_program() if not skew_seconds else [sys.executable, "-c", _SKEWED, str(skew_seconds)]
-        process = StandBy([*program, *arguments], {**self.environment, **environment}, log)
+        program = tailrace_program()
+        if skew_seconds or build:
+            program = [sys.executable, "-c", _ODD, str(skew_seconds), build]
+        process = StandBy([*program, *arguments], {**self.environment, **(settings or {})}, log)
         # (Also one that is stopped has to end with the site.)
         self._ended.callback(process.signal, signal.SIGCONT)
         await self._ended.enter_async_context(process)
         self._ended.callback(process.signal, signal.SIGCONT)
         self._ended.callback(process.free)
 
-        async def ready() -> bool:
+        async def said() -> bool:
             return " is ready" in log.read_text(errors="replace")
 
-        await eventually(ready, PATIENCE_SECONDS)
+        await eventually(said, PATIENCE_SECONDS)
         return process
 
     async def killed(self, process: StandBy) -> None:
@@ -158,6 +175,12 @@ class Site:
     async def redis(self, *words: Any) -> Any:
         """A command behind the engine's back."""
         return await self.store.client.command(*words)
+
+    async def empty(self) -> None:
+        """Remove all that the namespace has in Redis."""
+        for pattern in (f"tr:{self.store.keys.namespace}:*", f"tr:{{{self.store.keys.namespace}:*"):
+            if names := await self.redis("KEYS", pattern):
+                await self.redis("DEL", *names)
 
     async def state(self, workflow_id: str) -> WorkflowState:
         """A run as it is stored."""
@@ -217,13 +240,17 @@ def one(agent: str, *, expect_start_seconds: float = 1.0, **settings: Any) -> Pi
     return builders.pipeline(stage, name=f"{agent}-{next(_numbers)}")
 
 
-#: Runs the command line with every clock of the day wrong.
-_SKEWED = """
+#: Runs the command line with a clock that is wrong, or as another build.
+_ODD = """
 import sys, time
-skew = float(sys.argv.pop(1))
+skew, build = float(sys.argv.pop(1)), sys.argv.pop(1)
 real, real_ns = time.time, time.time_ns
-time.time = lambda: real() + skew
-time.time_ns = lambda: real_ns() + int(skew * 1e9)
+if skew:
+    time.time = lambda: real() + skew
+    time.time_ns = lambda: real_ns() + int(skew * 1e9)
+if build:
+    import tailrace.infra.build
+    tailrace.infra.build.build_id = lambda: build
 from tailrace.infra.cli import main
 main()
 """

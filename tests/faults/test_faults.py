@@ -61,10 +61,14 @@ def test_the_corpus_is_large_enough_to_mean_something() -> None:
 
 def test_figures() -> None:
     """A wrong cause, no suggestion, a flag on a healthy run and a case that broke are all wrong; times are those of stalls."""
-    right = Outcome(name="a", way="stall", expected="poison", found="poison", seconds=1.0, suggestion="do")
-    early = Outcome(name="b", way="stall", expected="poison", found="poison", seconds=-2.0, suggestion="do")
-    late = Outcome(name="c", way="stall", expected="poison", found="poison", seconds=AIM_SECONDS + 1, suggestion="do")
-    other = Outcome(name="d", way="why", expected="paused", found="backlog", seconds=9.0, suggestion="do")
+    right = Outcome(name="a", way="stall", expected="poison", found="poison", seconds=1.0, suggestion="tailrace doctor")
+    early = Outcome(
+        name="b", way="stall", expected="poison", found="poison", seconds=-2.0, suggestion="tailrace doctor"
+    )
+    late = Outcome(
+        name="c", way="stall", expected="poison", found="poison", seconds=AIM_SECONDS + 1, suggestion="tailrace doctor"
+    )
+    other = Outcome(name="d", way="why", expected="paused", found="backlog", seconds=9.0, suggestion="tailrace doctor")
     mute = Outcome(name="e", way="why", expected="paused", found="paused")
     calm = Outcome(name="f", way="healthy", expected=None)
     flagged = Outcome(name="g", way="healthy", expected=None, found="poison")

@@ -68,7 +68,7 @@ async def until_archived(queries: Queries, world: World, workflow_id: str) -> No
 
 async def why(world: World, queries: Queries, workflow_id: str) -> Diagnosis:
     """As the gateway asks."""
-    return await diagnose(world.store, workflow_id, checkpoints=queries.checkpoints, archived=archived(queries))
+    return await diagnose(world.store, workflow_id, read_model=queries, archived=archived(queries))
 
 
 async def keys_of(world: World) -> dict[bytes, bytes]:
@@ -252,7 +252,7 @@ async def test_a_gateway_that_joins_the_new_namespace(
     store = await RedisStore.open(RedisSettings(url=own_redis.url), namespace="flushed", partitions=2)
     try:
         async with Queries(database_url, instance_id=store.instance_id) as queries:
-            found = await diagnose(store, workflow_id, checkpoints=queries.checkpoints, archived=archived(queries))
+            found = await diagnose(store, workflow_id, read_model=queries, archived=archived(queries))
     finally:
         await store.aclose()
     assert (found.cause, found.suggestion) == ("log-diverged", "tailrace doctor")

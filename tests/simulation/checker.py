@@ -128,7 +128,7 @@ def _check_store(world: World) -> Iterator[str]:
     yield from (f"parked by the projector: {parked}" for parked in world.database.parked)
     open_runs = {state.workflow_id for state in world.states() if not state.terminal}
     for partition in world.data.partitions:
-        yield from (f"parked: {parked}: {reason}" for parked, reason in partition.parked)
+        yield from (f"parked: {parked}: {reason}" for parked, reason, _ in partition.parked)
         for workflow_id in partition.expectations.keys() - open_runs:
             yield f"something is expected of {workflow_id}, which has ended"
         yield from (f"timer {name} is left" for name in partition.timers)

@@ -12,11 +12,12 @@ from msgspec.structs import replace
 from tailrace.core.clock import to_us
 from tailrace.core.codec import decode_event
 from tailrace.core.engine.command_handler import CommandHandler
+from tailrace.core.engine.orchestrator import PartitionWork
 from tailrace.core.errors import StoreUnavailable
 from tailrace.core.events import WorkflowStalled
 from tailrace.core.store.memory import MemoryBackend
 from tailrace.core.store.memory.store import MemoryStore
-from tailrace.core.store.port import Queue, WorkerBeat
+from tailrace.core.store.port import Ownership, Queue, WorkerBeat
 from tailrace.core.testing import builders
 from tailrace.core.workflow.state import WorkflowState
 from tailrace.projections.watchdog import Watchdog, WatchdogOptions, check_store, diagnose
@@ -149,6 +150,74 @@ async def test_a_cause_that_changes_is_flagged_again_but_not_at_once() -> None:
         assert await world.store.now() - flagged_at < to_us(20)
     assert await world.stalls() == [(run, "no-worker"), (run, "workers-hung")]
     assert (await world.state(run)).updated_at - flagged_at >= to_us(10)
+
+
+async def test_a_stall_that_has_stood_for_long_is_looked_at_seldom() -> None:
+    """So that a new one does not wait for a look at thousands of old ones; what is over is said only after that time."""
+    world = World()
+    await world.start()
+    watchdog = world.watchdog()
+    looks = 0
+    for _ in range(1200):
+        await world.advance(0.5)
+        looks += bool(await world.store.overdue(0, count=10))
+        await watchdog.look()
+        assert len(watchdog.incidents.open) == (looks > 0)
+    assert await world.stalls() == [("run-0", "no-worker")]
+    assert looks < 15
+
+
+async def test_a_stall_that_nothing_is_expected_of_is_found() -> None:
+    """Somebody removed the run's expectation; its task still stands in the queue, among the oldest."""
+    world = World()
+    (run,) = await world.start()
+    del world.data.partitions[0].expectations[run]
+    await world.advance(7.0)
+    assert await world.watchdog().look() == 1
+    assert await world.stalls() == [(run, "no-worker")]
+    assert await world.store.unexpected(0, [run]) == []
+
+
+async def test_a_task_that_is_nowhere_is_looked_for_without_a_worker() -> None:
+    """The queue is empty, so the task is not in it: more workers would not help."""
+    world = World()
+    (run,) = await world.start()
+    (stream,) = [stream for stream in world.data.partitions[0].streams.values() if stream.entries]
+    stream.delete(next(iter(stream.entries)))
+    await world.advance(6.0)
+    watchdog = world.watchdog()
+    assert await watchdog.look() == 0
+    await world.advance(2.0)
+    assert await watchdog.look() == 1
+    assert await world.stalls() == [(run, "not-dispatched")]
+
+
+async def test_a_refused_report_is_found_before_the_limit_of_its_stage() -> None:
+    """The task has begun, so its expectation is minutes away; that its report was parked is enough to look."""
+    world = World()
+    (run,) = await world.start()
+    queue = world.data.queue("builder", "w1")
+    await queue.join()
+    (delivery,) = await queue.take(1, block_seconds=0)
+    task_id = delivery.message.task_id
+    await queue.report([(delivery, builders.started(task_id), ""), (delivery, builders.completed(task_id), "")])
+    working = PartitionWork(world.store, ownership=await owned(world))
+    begun, ended = await world.store.read_reports(0, count=2, block_seconds=0)
+    assert await working.apply_reports([begun]) == 1
+    assert await world.store.park_report(0, ended.entry_id, "it holds a NUL")
+    watchdog = world.watchdog()
+    for _ in range(3):
+        await world.advance(2.0, beating=[idle()])
+        await world.store.acquire(0, "o1", 1)
+        await watchdog.look()
+    assert await world.stalls() == [(run, "report-rejected")]
+
+
+async def owned(world: World) -> Ownership:
+    """The partition, for an orchestrator."""
+    ownership = await world.store.acquire(0, "o1", None)
+    assert ownership is not None
+    return ownership
 
 
 async def test_a_backlog_is_looked_at_less_and_less_often_and_never_flagged() -> None:

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from tailrace.core.clock import SECOND, to_us
 from tailrace.core.commands import ApplyReport, CancelWorkflow, Command, PauseWorkflow
-from tailrace.core.store.port import OpenEntry, PartitionFacts, Queue, WorkerBeat
+from tailrace.core.store.port import OpenEntry, ParkedEntry, PartitionFacts, Queue, WorkerBeat
 from tailrace.core.testing import builders
 from tailrace.core.testing.clock import START_US
 from tailrace.core.workflow.definition import Pipeline, RetryPolicy
@@ -62,6 +62,9 @@ class World:
         self.entry: OpenEntry | None = OpenEntry(task_id=TASK, agent="builder", entry_id="1-0", state="queued", ahead=3)
         self.still_us = 0
         self.fullness = 0.1
+        self.rejected: tuple[ParkedEntry, ...] | None = ()
+        self.told = 0
+        self.told_us = 0
 
     def delivered(self, *, idle: float = 0.5, deliveries: int = 1, worker: str = "w1") -> World:
         """The task is in a worker's hands."""
@@ -96,7 +99,13 @@ class World:
     def facts(self) -> Facts:
         """All of it."""
         agent = AgentFacts(
-            agent="builder", queue=self.queue, workers=tuple(self.workers), store_id="store", now=self.now
+            agent="builder",
+            queue=self.queue,
+            workers=tuple(self.workers),
+            store_id="store",
+            now=self.now,
+            told=self.told,
+            told_us=self.told_us,
         )
         return Facts(
             now=self.now,
@@ -109,6 +118,7 @@ class World:
             entries={} if self.entry is None else {TASK: self.entry},
             still_us={TASK: self.still_us},
             fullness=self.fullness,
+            rejected=self.rejected,
         )
 
     def judged(self) -> Verdict:
@@ -265,8 +275,45 @@ def test_a_gone_entry_without_a_report() -> None:
     ):
         world.still_us = SECOND
         if expected == "report-rejected":
-            world.orchestration = replace(world.orchestration, parked=1)
+            world.rejected = (parked(TASK),)
         assert cause(world) == (expected, True, False)
+
+
+def parked(task_id: str, *, at: float = 5.0) -> ParkedEntry:
+    """A report of the run that could not be applied."""
+    return ParkedEntry(workflow_id=RUN, task_id=task_id, reason="it holds a NUL", at=START_US + to_us(at))
+
+
+def test_only_a_refused_report_on_the_task_itself_explains_that_it_is_gone() -> None:
+    """Not one on another task or from before, nor those of other runs, however many are parked; one without a name may be it."""
+    for rejected, expected in (
+        ((parked(f"{RUN}:other:1"),), "not-dispatched"),
+        ((parked(TASK, at=-1.0),), "not-dispatched"),
+        ((parked(""),), "report-rejected"),
+        ((parked(f"{RUN}:other:1"), parked(TASK)), "report-rejected"),
+        (None, None),
+    ):
+        world = World().gone()
+        world.still_us = SECOND
+        world.orchestration = replace(world.orchestration, parked=7)
+        world.rejected = rejected
+        assert world.judged().diagnosis.cause == expected
+    world.rejected = (parked(TASK),)
+    assert "it holds a NUL" in world.judged().diagnosis.summary
+    assert world.judged().diagnosis.evidence["reason"] == "it holds a NUL"
+
+
+def test_slots_that_are_held_by_what_was_told_to_stop() -> None:
+    """All of them, for longer than it takes to listen; one slot that works makes it a backlog."""
+    world = World()
+    world.workers = [beat(now=world.now, slots=2, in_flight=2)]
+    world.told, world.told_us = 2, to_us(6)
+    assert cause(world) == ("workers-hung", True, False)
+    assert world.judged().diagnosis.suggestion.startswith("kill -TERM 7")
+    world.told_us = to_us(4)
+    assert cause(world) == ("backlog", False, False)
+    world.told, world.told_us = 1, to_us(60)
+    assert cause(world) == ("backlog", False, False)
 
 
 def test_an_acknowledged_entry() -> None:

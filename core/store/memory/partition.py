@@ -39,6 +39,7 @@ class RawReport:
     workflow_id: str
     data: bytes
     traceparent: str
+    task_id: str = ""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -97,7 +98,7 @@ class Partition:
         self.expectations: dict[str, int] = {}
         self.owner = Owner()
         self.pulse = Pulse()
-        self.parked: deque[tuple[RawReport | TimerRef, str]] = deque(maxlen=PARKED_LIMIT)
+        self.parked: deque[tuple[RawReport | TimerRef, str, int]] = deque(maxlen=PARKED_LIMIT)
 
     def stream(self, agent: str, urgent: bool) -> TaskStream:
         """The task stream of an agent, made when it is missing."""
@@ -129,7 +130,8 @@ class Partition:
     def add_report(self, report: Report, workflow_id: str, traceparent: str, now_us: int) -> None:
         """Write a report."""
         data = msgspec.msgpack.encode(report)
-        self.reports.add(RawReport(workflow_id=workflow_id, data=data, traceparent=traceparent), now_us)
+        raw = RawReport(workflow_id=workflow_id, data=data, traceparent=traceparent, task_id=report.task_id)
+        self.reports.add(raw, now_us)
 
     def tell_lost(self, name: TaskName, pending: Pending, now_us: int) -> None:
         """Report that the entry of a task is gone, though somebody held it."""

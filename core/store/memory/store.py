@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import islice
+from typing import Final
 
 import msgspec
 
@@ -13,7 +14,7 @@ from tailrace.core.events import WorkflowCreated
 from tailrace.core.store.memory import retention
 from tailrace.core.store.memory.append import carry_out, owns, prepare
 from tailrace.core.store.memory.data import MemoryData
-from tailrace.core.store.memory.partition import OpenTaskEntry, Partition
+from tailrace.core.store.memory.partition import OpenTaskEntry, Partition, RawReport
 from tailrace.core.store.memory.streams import EntryId, TaskStream, read_id, spell
 from tailrace.core.store.port import (
     Append,
@@ -21,6 +22,7 @@ from tailrace.core.store.port import (
     Head,
     OpenEntry,
     Ownership,
+    ParkedEntry,
     PartitionFacts,
     Queue,
     RawEntry,
@@ -32,6 +34,10 @@ from tailrace.core.store.retention import EndedRun, LogPlace
 from tailrace.core.workflow.definition import Definition, Pipeline
 from tailrace.core.workflow.history import Snapshot
 from tailrace.core.workflow.state import WorkflowState
+
+#: From which delivery on a task is named as repeated, and of how many of a stream's oldest entries the runs are named.
+OFTEN: Final = 3
+OLDEST: Final = 10
 
 
 class MemoryStore:
@@ -137,7 +143,7 @@ class MemoryStore:
         if raw is None:
             return False
         data.reports.delete(parsed)
-        data.parked.append((raw, reason))
+        data.parked.append((raw, reason, self._data.clock.now()))
         return True
 
     async def park_timer(self, partition: int, timer: TimerRef, reason: str) -> bool:
@@ -145,7 +151,7 @@ class MemoryStore:
         if data.timers.get(timer.name) != timer.due_at:
             return False
         del data.timers[timer.name]
-        data.parked.append((timer, reason))
+        data.parked.append((timer, reason, self._data.clock.now()))
         return True
 
     async def drop_timer(self, partition: int, timer: TimerRef) -> None:
@@ -198,6 +204,18 @@ class MemoryStore:
         if run is None:
             return []
         return [self._where(data, task_id, place) for task_id, place in run.open_tasks.items()]
+
+    async def parked(self, partition: int, *, count: int) -> list[ParkedEntry]:
+        latest = list(self._partition(partition).parked)[: -count - 1 : -1]
+        return [
+            ParkedEntry(workflow_id=raw.workflow_id, task_id=raw.task_id, reason=reason, at=at)
+            for raw, reason, at in latest
+            if isinstance(raw, RawReport)
+        ]
+
+    async def unexpected(self, partition: int, workflow_ids: Sequence[str]) -> list[str]:
+        known = self._partition(partition).expectations
+        return [workflow_id for workflow_id in workflow_ids if workflow_id not in known]
 
     async def queues(self, agents: Sequence[str]) -> list[Queue]:
         now = self._data.clock.now()
@@ -302,4 +320,14 @@ def _queue(data: Partition, agent: str, now_us: int) -> Queue:
             for entry_id, entry in stream.entries.items()
             if stream.is_acknowledged(entry_id)
         ),
+        repeated=tuple(
+            stream.names[entry_id].workflow_id
+            for stream in streams
+            for entry_id, pending in stream.group.pending.items()
+            if pending.deliveries >= OFTEN
+        ),
+        oldest=tuple(
+            entry.message.workflow_id for stream in streams for entry in islice(stream.entries.values(), OLDEST)
+        ),
+        told=sum(len(stream.group.marked) for stream in streams),
     )

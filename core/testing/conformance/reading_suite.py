@@ -8,10 +8,10 @@ import pytest
 from msgspec.structs import replace
 
 from tailrace.core.codec import encode
-from tailrace.core.commands import PauseWorkflow
+from tailrace.core.commands import CancelWorkflow, PauseWorkflow
 from tailrace.core.errors import NotFound
 from tailrace.core.partitioning import partition_of
-from tailrace.core.store.port import WorkerBeat
+from tailrace.core.store.port import Queue, WorkerBeat
 from tailrace.core.testing.builders import completed, line, pipeline, stage, started, workflow_id_in
 from tailrace.core.testing.conformance.harness import Harness
 from tailrace.core.testing.runner import Runner
@@ -188,6 +188,9 @@ class ReadingSuite:
         assert await backend.store.read_reports(partition, count=10, block_seconds=0) == []
         facts = await backend.store.partition_facts(partition)
         assert (facts.reports, facts.parked) == (0, 1)
+        (parked,) = await backend.store.parked(partition, count=10)
+        assert (parked.workflow_id, parked.task_id, parked.reason) == (RUN, "", entry.problem[:500])
+        assert await backend.store.now() - parked.at < 60_000_000
 
     async def test_open_tasks_say_where_they_are(self, backend: Harness) -> None:
         """Queued behind others, delivered to a worker, or gone from the stream."""
@@ -227,6 +230,55 @@ class ReadingSuite:
         here = next(queue for queue in await backend.store.queues(["agent"]) if queue.partition == 0)
         assert (here.backlog, here.pending, here.pending_by_worker) == (2, 1, {"w1": 1})
         assert here.oldest_age_us >= 9_000
+
+    async def test_what_was_parked_last_comes_first(self, backend: Harness) -> None:
+        """With the task that the report was on; a timer that was parked is no report."""
+        runner = await prepared(backend)
+        await runner.create(RUN)
+        partition = partition_of(RUN, backend.store.partitions)
+        queue = backend.queue("agent", "w1")
+        await queue.join()
+        (delivery,) = await queue.take(1, block_seconds=0)
+        await backend.add_raw_report(RUN, b"")
+        await queue.report([(delivery, completed(delivery.message.task_id), "")])
+        for entry in await backend.store.read_reports(partition, count=10, block_seconds=0):
+            assert await backend.store.park_report(partition, entry.entry_id, "test")
+        found = await backend.store.parked(partition, count=10)
+        assert [(parked.workflow_id, parked.task_id) for parked in found] == [
+            (RUN, delivery.message.task_id),
+            (RUN, ""),
+        ]
+        assert len(await backend.store.parked(partition, count=1)) == 1
+
+    async def test_runs_that_nothing_is_expected_of(self, backend: Harness) -> None:
+        """They have ended, or were never there."""
+        runner = await prepared(backend)
+        await runner.create(RUN)
+        partition = partition_of(RUN, backend.store.partitions)
+        assert await backend.store.unexpected(partition, []) == []
+        assert await backend.store.unexpected(partition, [RUN, "nobody"]) == ["nobody"]
+        await runner.carry_out(RUN, CancelWorkflow())
+        assert await backend.store.unexpected(partition, [RUN]) == [RUN]
+
+    async def test_queues_name_runs_to_look_at(self, backend: Harness) -> None:
+        """The oldest few, and those that were delivered again and again; what was closed and is still held is counted."""
+        runner = await prepared(backend)
+        await runner.create(RUN)
+        partition = partition_of(RUN, backend.store.partitions)
+
+        async def here() -> Queue:
+            return next(queue for queue in await backend.store.queues(["agent"]) if queue.partition == partition)
+
+        assert ((await here()).oldest, (await here()).repeated, (await here()).told) == ((RUN,), (), 0)
+        queue = backend.queue("agent", "w1")
+        await queue.join()
+        await queue.take(1, block_seconds=0)
+        assert (await here()).repeated == ()
+        for _ in range(2):
+            assert len(await queue.reconcile([])) == 1
+        assert (await here()).repeated == (RUN,)
+        await runner.carry_out(RUN, CancelWorkflow())
+        assert (await here()).told == 1
 
     async def test_workers_are_known_by_their_beats(self, backend: Harness) -> None:
         """At the store's time, until they leave."""

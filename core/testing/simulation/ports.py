@@ -15,6 +15,7 @@ from tailrace.core.store.port import (
     Head,
     OpenEntry,
     Ownership,
+    ParkedEntry,
     PartitionFacts,
     Queue,
     RawEntry,
@@ -157,6 +158,12 @@ class UnreliableStore:
 
     async def open_entries(self, workflow_id: str) -> list[OpenEntry]:
         return await self._wire.call("open_entries", lambda: self._store.open_entries(workflow_id))
+
+    async def parked(self, partition: int, *, count: int) -> list[ParkedEntry]:
+        return await self._wire.call("parked", lambda: self._store.parked(partition, count=count))
+
+    async def unexpected(self, partition: int, workflow_ids: Sequence[str]) -> list[str]:
+        return await self._wire.call("unexpected", lambda: self._store.unexpected(partition, workflow_ids))
 
     async def queues(self, agents: Sequence[str]) -> list[Queue]:
         return await self._wire.call("queues", lambda: self._store.queues(agents))

@@ -15,7 +15,7 @@ from tailrace.core.testing.runner import Runner
 from tailrace.core.workflow.definition import RetryPolicy
 from tailrace.projections.queries import Queries
 from tailrace.projections.watchdog import diagnose
-from tailrace.projections.watchdog.why import LAG
+from tailrace.projections.watchdog.read_model import LAG
 from tests.integration.projections.support import projecting
 from tests.support.audit import audit, decided_again, record
 from tests.support.bench import Bench
@@ -143,12 +143,12 @@ async def test_f23_a_read_model_that_is_behind_is_named(redis_store: RedisStore,
             await runner.create(run)
             await eventually(projected)
         await runner.carry_out(run, CancelWorkflow())
-        found = await diagnose(redis_store, run, checkpoints=queries.checkpoints)
+        found = await diagnose(redis_store, run, read_model=queries)
         assert (found.cause, found.healthy) == (None, True)
         others = [workflow_id_in(0, 2, number=number) for number in range(2, LAG // 2 + 3)]
         now = await redis_store.now()
         appends = [runner.decide_on(None, create_workflow(runner.pipeline, other), now=now) for other in others]
         assert {appended.outcome for appended in await redis_store.append(appends)} == {"ok"}
-        found = await diagnose(redis_store, run, checkpoints=queries.checkpoints)
+        found = await diagnose(redis_store, run, read_model=queries)
         assert (found.cause, found.healthy) == ("projection-behind", True)
         assert found.evidence["lag"] > LAG
