@@ -22,6 +22,9 @@ from tailrace.projections.watchdog.facts import HEALS_US, AgentFacts
 SEARCHED: Final = 20_000
 LOADED: Final = 500
 
+#: How many of those that are expected soonest are searched for one that waits for another try.
+SOONEST: Final = 2_000
+
 #: A silent worker's runs are searched again after so long; in between, what was found is looked at again.
 SEARCH_AGAIN_US: Final = 2 * HEALS_US
 
@@ -52,8 +55,11 @@ class Suspects:
                 continue
             found += [*facts.queue.acknowledged, *facts.queue.repeated]
             oldest += facts.queue.oldest if facts.queue.oldest_age_us >= HEALS_US else ()
-            for name, shows in self._faults(looking, facts):
-                found += await self._search(looking, (agent, partition, name), shows)
+            for worker in _silent(looking, facts):
+                found += await self._runs_of(looking, (agent, partition, worker))
+            if facts.open_breakers:
+                soonest = await self._store.open_workflows(partition, count=SOONEST)
+                found += await self._runs_that(_waits_for_a_dependency, soonest)
         found += await looking.unexpected(partition, oldest)
         self._searched = {
             key: searched for key, searched in self._searched.items() if looking.now - searched[0] < SEARCH_AGAIN_US
@@ -71,29 +77,17 @@ class Suspects:
             for workflow_id in await looking.reporters(partition):
                 yield workflow_id
 
-    @staticmethod
-    def _faults(looking: Round, facts: AgentFacts) -> Iterator[tuple[str, _Shows]]:
-        """What is wrong with an agent, by name, and which stages show it.
-
-        Workers that hold tasks, or beat until a while ago, and have been silent for longer than a lease; and dependencies that
-        workers have given up.
-        """
-        beats = {beat.name: beat.at for beat in facts.workers}
-        for worker in dict.fromkeys([*facts.queue.pending_by_worker, *beats]):
-            if not worker.startswith("~") and looking.now - beats.get(worker, 0) >= HEALS_US:
-                yield f"worker {worker}", lambda stage, worker=worker: _is_worked_on_by(worker, stage)  # type: ignore[misc]
-        if facts.open_breakers:
-            yield "breakers", _waits_for_a_dependency
-
-    async def _search(self, looking: Round, key: tuple[str, int, str], shows: _Shows) -> list[str]:
+    async def _runs_of(self, looking: Round, key: tuple[str, int, str]) -> list[str]:
+        """Runs whose tasks a worker began; those with the latest expectation first, because theirs is far off."""
         if key not in self._searched:
-            self._searched[key] = looking.now, await self._runs_that(shows, key[1])
+            _, partition, worker = key
+            ids = await self._store.open_workflows(partition, count=SEARCHED)
+            ids.reverse()
+            self._searched[key] = looking.now, await self._runs_that(lambda stage: _is_begun_by(worker, stage), ids)
         return self._searched[key][1]
 
-    async def _runs_that(self, shows: _Shows, partition: int) -> list[str]:
-        """Runs with such a stage that are not flagged; those with the latest expectation first, because theirs is far off."""
-        ids = await self._store.open_workflows(partition, count=SEARCHED)
-        ids.reverse()
+    async def _runs_that(self, shows: _Shows, ids: Sequence[str]) -> list[str]:
+        """Those of these runs that have such a stage and are not flagged, at most `most`."""
         found: list[str] = []
         for start in range(0, len(ids), LOADED):
             try:
@@ -106,11 +100,19 @@ class Suspects:
         return found[: self._most]
 
 
+def _silent(looking: Round, facts: AgentFacts) -> Iterator[str]:
+    """Workers that hold tasks, or beat until a while ago, and have been silent for longer than a lease."""
+    beats = {beat.name: beat.at for beat in facts.workers}
+    for worker in dict.fromkeys([*facts.queue.pending_by_worker, *beats]):
+        if not worker.startswith("~") and looking.now - beats.get(worker, 0) >= HEALS_US:
+            yield worker
+
+
 def _stands(state: WorkflowState, shows: _Shows) -> bool:
     return state.stall is None and any(shows(stage) for stage in state.stages.values())
 
 
-def _is_worked_on_by(worker: str, stage: StageState) -> bool:
+def _is_begun_by(worker: str, stage: StageState) -> bool:
     return stage.task is not None and stage.task.worker == worker
 
 

@@ -91,7 +91,10 @@ def _queued(
         return moving(
             f"stage {stage.name} was dispatched {duration(waited)} ago, {ahead} tasks before it", evidence=evidence
         )
-    if entry is not None and facts.still_us.get(entry.task_id, 0) >= STILL_US:
+    still_us = 0 if entry is None else facts.still_us.get(entry.task_id, 0)
+    # (Who has not beaten since the first look may have been stopped just before it.)
+    beaten = any(beat.slots > beat.in_flight and facts.now - beat.at < still_us for beat in agent.fit)
+    if still_us >= STILL_US and beaten:
         return workers.workers_hung(agent, waited, evidence)
     return moving(
         f"stage {stage.name} waits since {duration(waited)} with {ahead} tasks before it, and slots are free",
@@ -171,7 +174,8 @@ def _not_begun(
     taken = f"worker {entry.worker} took the task of stage {stage.name}"
     if partition_stands(facts) or waited < to_us(stage.expect_start_seconds):
         return moving(taken, evidence=evidence)
-    if facts.still_us.get(entry.task_id, 0) >= STILL_US:
+    still_us = facts.still_us.get(entry.task_id, 0)
+    if still_us >= STILL_US and facts.now - beat.at < still_us:
         return workers.workers_hung(agent, waited, evidence, holder=beat)
     return moving(f"{taken} and has not said that it began", watching=True, evidence=evidence)
 

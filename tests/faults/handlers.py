@@ -22,7 +22,7 @@ async def used_up(site: Site, probe: Probe, run: str) -> None:
     await probe.flagged(site, run, (await site.state(run)).completed_at or 0)
 
 
-@stall("poison")
+@stall("poison", calm=True)
 async def poison(ground: Ground, probe: Probe) -> None:
     """A task that ends every worker that takes it, at once."""
     site = await ground.shared()
@@ -33,7 +33,7 @@ async def poison(ground: Ground, probe: Probe) -> None:
     await probe.flagged(site, run, at, before={"crash-loop"})
 
 
-@stall("crash-loop")
+@stall("crash-loop", calm=True)
 async def crash_loop(ground: Ground, probe: Probe) -> None:
     """A task that ends its worker after a while, each time."""
     site = await ground.shared()

@@ -24,7 +24,7 @@ async def slow_stage(ground: Ground, probe: Probe) -> None:
     await probe.unflagged(site, [run])
 
 
-@healthy(fast=True)
+@healthy(calm=True)
 async def worker_started_again(ground: Ground, probe: Probe) -> None:
     """The only worker is killed in the middle of a stage, and started again at once."""
     site = await ground.shared()
@@ -36,7 +36,7 @@ async def worker_started_again(ground: Ground, probe: Probe) -> None:
     await probe.unflagged(site, [run])
 
 
-@healthy()
+@healthy(calm=True)
 async def task_taken_over(ground: Ground, probe: Probe) -> None:
     """A worker is killed for good in the middle of a stage, and another one takes its task over."""
     site = await ground.shared()
@@ -49,7 +49,7 @@ async def task_taken_over(ground: Ground, probe: Probe) -> None:
     await probe.unflagged(site, [run])
 
 
-@healthy()
+@healthy(calm=True)
 async def worker_stopped_for_a_moment(ground: Ground, probe: Probe) -> None:
     """The only worker is stopped for less than what heals itself, and goes on."""
     site = await ground.shared()
@@ -119,7 +119,7 @@ async def paused_and_resumed(ground: Ground, probe: Probe) -> None:
     await probe.unflagged(site, [run])
 
 
-@healthy()
+@healthy(fast=True)
 async def limit_and_another_try(ground: Ground, probe: Probe) -> None:
     """The first attempt never returns and is ended by its limit; the second one works."""
     site = await ground.shared()
@@ -207,7 +207,7 @@ async def _skewed(ground: Ground, probe: Probe, agent: str, seconds: float) -> N
     await probe.unflagged(site, [run])
 
 
-@healthy()
+@healthy(calm=True)
 async def clocks_of_the_engine_wrong(ground: Ground, probe: Probe) -> None:
     """The clocks of orchestrator and watchdog are ten seconds off, in opposite directions."""
     async with ground.site() as site:
@@ -233,7 +233,7 @@ async def another_build(ground: Ground, probe: Probe) -> None:
     await probe.unflagged(site, runs)
 
 
-@healthy()
+@healthy(calm=True)
 async def engine_started_again(ground: Ground, probe: Probe) -> None:
     """Orchestrator, watchdog and worker are killed one after the other while a run goes on, and started again."""
     async with ground.site() as site:

@@ -14,6 +14,7 @@ from tests.faults.result import Outcome, Result
 
 #: How many cases are played at a time. More would measure the machine: each has up to four processes.
 AT_ONCE = 10
+CALM_AT_ONCE = 3
 #: How long one case may take in all.
 CASE_SECONDS = 180.0
 
@@ -24,17 +25,19 @@ async def trial(cases: Sequence[Case], folder: Path, show: Show, *, at_once: int
     """All these cases, in their order as far as one after another begins; `show` is told of each that has ended."""
     began = time.monotonic()
     done: dict[str, Outcome] = {}
-    turns = asyncio.Semaphore(at_once)
     async with Ground.open(folder) as ground:
 
-        async def play(case: Case) -> None:
+        async def play(case: Case, turns: asyncio.Semaphore) -> None:
             async with turns:
                 done[case.name] = await _played(case, ground)
             show(done[case.name], len(done), len(cases))
 
-        async with asyncio.TaskGroup() as group:
-            for case in cases:
-                group.create_task(play(case))
+        for calm, most in ((False, at_once), (True, min(at_once, CALM_AT_ONCE))):
+            turns = asyncio.Semaphore(most)
+            async with asyncio.TaskGroup() as group:
+                for case in cases:
+                    if case.calm is calm:
+                        group.create_task(play(case, turns))
     return Result(outcomes=[done[case.name] for case in cases], seconds=time.monotonic() - began)
 
 

@@ -282,3 +282,20 @@ async def test_a_store_in_memory_is_checked() -> None:
         "builds": "ok",
         "partition 0": "failed",
     }
+
+
+async def test_a_run_whose_dependency_is_down_is_found() -> None:
+    """It waits for its next attempt, as planned; that the breaker in its agent is open is enough to look."""
+    world = World()
+    (run,) = await world.start()
+    queue = world.data.queue("builder", "w1")
+    await queue.join()
+    (delivery,) = await queue.take(1, block_seconds=0)
+    report = builders.failed(delivery.message.task_id, reason="dependency-open")
+    await queue.report([(delivery, report, "")])
+    working = PartitionWork(world.store, ownership=await owned(world))
+    assert await working.apply_reports(await world.store.read_reports(0, count=1, block_seconds=0)) == 1
+    assert await world.watchdog().look() == 0
+    world.data.beat(replace(idle(), breakers={"model-api": "open"}))
+    assert await world.watchdog().look() == 1
+    assert await world.stalls() == [(run, "dependency-open")]

@@ -174,6 +174,18 @@ def test_workers_hung() -> None:
     assert world.judged().diagnosis.suggestion.startswith("kill -TERM 7  # on here")
 
 
+def test_who_has_not_beaten_since_the_first_look_may_have_been_stopped() -> None:
+    """It seems to live for another while; that it hangs is said of one that beats and takes nothing meanwhile."""
+    world = World()
+    world.still_us = to_us(1.0)
+    world.workers = [beat(1.5, now=world.now)]
+    assert cause(world) == (None, False, True)
+    world.workers.append(beat(0.5, now=world.now, name="w2", slots=1, in_flight=1))
+    assert cause(world) == (None, False, True)
+    world.workers.append(beat(0.5, now=world.now, name="w3"))
+    assert cause(world) == ("workers-hung", True, False)
+
+
 def test_a_worker_that_took_a_task_and_does_not_begin_hangs() -> None:
     """Its lease thread beats, its event loop does not turn."""
     world = World().delivered()
