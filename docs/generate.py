@@ -46,6 +46,7 @@ ENVIRONMENT = {
     "TAILRACE_CHROMIUM": "browser for the e2e agent",
     "TAILRACE_LOG_TAIL": "archived events that stay in each partition's log in Redis (default 10000)",
     "TAILRACE_RUN_DAYS": "how long a run stays in Redis after its end, in days; its history stays in Postgres (default 7)",
+    "TAILRACE_REPAIRS": "what the watchdog mends by itself: `redispatch,timers` (default), one of them, or `none`",
     "TAILRACE_LOG_LEVEL": "DEBUG, INFO, WARNING or ERROR (default INFO)",
     "OTEL_EXPORTER_OTLP_ENDPOINT": "where traces go, over OTLP/HTTP; nothing is sent without it",
 }

@@ -42,6 +42,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     log_level: str = "INFO"
     log_tail_events: int = 10_000
     run_days: float = 7.0
+    repairs: str = ""
 
     def require_redis(self) -> str:
         """The URL of Redis; raises `ConfigurationError` saying what to set."""
@@ -106,6 +107,7 @@ def load_settings(
         log_tail_events=round(_number(env, "TAILRACE_LOG_TAIL", 10_000, most=1_000_000_000)),
         run_days=_number(env, "TAILRACE_RUN_DAYS", 7.0, most=36_500),
         log_level=(env.get("TAILRACE_LOG_LEVEL") or "INFO").upper(),
+        repairs=env.get("TAILRACE_REPAIRS") or "",
     )
 
 

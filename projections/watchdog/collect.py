@@ -145,12 +145,9 @@ class Round:
     async def parked(self, partition: int) -> Sequence[ParkedEntry] | None:
         """The latest reports of a partition that could not be applied; None when that could not be asked."""
         if partition not in self._parked:
-            facts = await self.orchestration(partition)
-            found: Sequence[ParkedEntry] | None = ()
-            if facts is None or facts.parked:
-                looking = self._store.parked(partition, count=PARKED_READ)
-                found = await self._probe(f"parked reports of partition {partition}", looking)
-            self._parked[partition] = found
+            # (Asked after the reports: one that is parked meanwhile is seen in at least one of them.)
+            looking = self._store.parked(partition, count=PARKED_READ)
+            self._parked[partition] = await self._probe(f"parked reports of partition {partition}", looking)
         return self._parked[partition]
 
     async def _rejected(self, workflow_id: str, partition: int) -> tuple[ParkedEntry, ...] | None:

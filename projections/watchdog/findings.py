@@ -8,6 +8,7 @@ from typing import Any, Final
 import msgspec
 
 from tailrace.core.clock import SECOND, to_rfc3339
+from tailrace.core.commands import FireTimer, RedispatchTask
 from tailrace.projections.watchdog.diagnosis import CAUSES, Diagnosis, Secondary
 from tailrace.projections.watchdog.facts import Facts
 
@@ -19,7 +20,7 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
 
     `sure`: it does not heal itself any more, so the watchdog may record it. `watching`: one look was not enough to tell.
     `scope` is what the fault belongs to (an agent, a partition), so that many runs with one fault are one incident.
-    `aside`: true, but it never explains by itself why a run stands.
+    `aside`: true, but it never explains by itself why a run stands. `repair` mends it, and is certain to harm nothing.
     """
 
     cause: str | None
@@ -30,6 +31,7 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     watching: bool = False
     scope: str = ""
     aside: bool = False
+    repair: RedispatchTask | FireTimer | None = None
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,6 +41,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     is_stall: bool
     watching: bool
     scope: str
+    repair: RedispatchTask | FireTimer | None = None
 
 
 def moving(summary: str, *, watching: bool = False, evidence: dict[str, Any] | None = None) -> Finding:
@@ -70,9 +73,11 @@ def conclude(facts: Facts, findings: Sequence[Finding]) -> Verdict:
         secondary=tuple(_secondaries(beside)),
         unreachable=facts.unreachable,
     )
+    is_stall = cause is not None and CAUSES[cause].stall and primary.sure and not state.terminal
     return Verdict(
         diagnosis=diagnosis,
-        is_stall=cause is not None and CAUSES[cause].stall and primary.sure and not state.terminal,
+        is_stall=is_stall,
+        repair=primary.repair if is_stall else None,
         watching=any(finding.watching for finding in main),
         scope=primary.scope or f"run {state.workflow_id}",
     )

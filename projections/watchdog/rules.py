@@ -104,7 +104,7 @@ def _ending(facts: Facts, compensation: Compensation, ending: Ending) -> Iterato
     if compensation.grace_until is None:
         return
     if facts.now - compensation.grace_until >= TIMER_SLACK_US:
-        yield timer_late(facts, "grace", compensation.grace_until)
+        yield timer_late(facts, "grace", compensation.grace_until, attempt=facts.state.round)
         return
     tasks = ", ".join(facts.task_id(told.stage, told.attempt) for told in compensation.told if told.awaited)
     rest = duration(max(0, compensation.grace_until - facts.now))
@@ -115,7 +115,7 @@ def _waiting_for_retry(
     facts: Facts, definition: StageDefinition, stage: StageState, retry_at: int
 ) -> Iterator[Finding]:
     if facts.now - retry_at >= TIMER_SLACK_US:
-        yield timer_late(facts, "retry", retry_at, definition)
+        yield timer_late(facts, "retry", retry_at, definition, attempt=stage.attempt)
         return
     error = stage.error
     failed = "" if error is None else f" ({error.reason}: {error.message})"

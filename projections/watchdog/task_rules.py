@@ -60,7 +60,7 @@ def task_findings(facts: Facts, stage: StageDefinition, task: OpenTask) -> Itera
 def _timers(facts: Facts, stage: StageDefinition, task: OpenTask) -> Iterator[Finding]:
     due_at = task.start_due_at if task.started_at is None else task.due_at
     if facts.state.status != "paused" and due_at is not None and facts.now - due_at >= TIMER_SLACK_US:
-        yield timer_late(facts, "start" if task.started_at is None else "attempt", due_at, stage)
+        yield timer_late(facts, "start" if task.started_at is None else "attempt", due_at, stage, attempt=task.attempt)
 
 
 def _asides(agent: AgentFacts) -> Iterator[Finding]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from tailrace.core.clock import SECOND, to_rfc3339, to_us
+from tailrace.core.commands import FireTimer, RedispatchTask
 from tailrace.core.workflow.definition import StageDefinition
 from tailrace.core.workflow.state import OpenTask
 from tailrace.projections.watchdog.facts import HEALS_US, Facts
@@ -55,8 +56,15 @@ def waiting_report(facts: Facts, stage: StageDefinition, task_id: str) -> Findin
     return moving(what, watching=slow, evidence=_evidence(facts))
 
 
-def timer_late(facts: Facts, kind: str, due_at: int, stage: StageDefinition | None = None) -> Finding:
-    """A timer's time is past by more than its slack: one of a stage, or of the run."""
+def fire(facts: Facts, kind: str, stage: str, attempt: int, due_at: int) -> FireTimer | None:
+    """What does the timer's work, unless a report may wait that it would overtake."""
+    if facts.reports is None or not facts.reports.complete or facts.task_id(stage, attempt) in facts.reports.places:
+        return None
+    return FireTimer(kind=kind, stage=stage, attempt=attempt, due_at=due_at)
+
+
+def timer_late(facts: Facts, kind: str, due_at: int, stage: StageDefinition | None = None, *, attempt: int) -> Finding:
+    """A timer's time is past by more than its slack: one of an attempt of a stage, or of the run's round."""
     of = "" if stage is None else f" of stage {stage.name}"
     late = f"the {kind} timer{of} is {duration(facts.now - due_at)} late"
     if facts.orchestration is None:
@@ -75,6 +83,7 @@ def timer_late(facts: Facts, kind: str, due_at: int, stage: StageDefinition | No
             "late_seconds": (facts.now - due_at) // SECOND,
         },
         scope=f"partition {facts.partition}",
+        repair=fire(facts, kind, "" if stage is None else stage.name, attempt, due_at),
     )
 
 
@@ -108,12 +117,14 @@ def task_gone(facts: Facts, stage: StageDefinition, task: OpenTask, task_id: str
             summary=f"{gone} without having been taken: somebody removed it from the stream",
             suggestion=again,
             evidence=evidence,
+            repair=RedispatchTask(task_id=task_id, reason="the watchdog found its entry gone from the stream"),
         )
     return Finding(
         cause="silent-ack",
         summary=f"{gone} and there is no report on it: somebody acknowledged it without one",
         suggestion=again,
         evidence=evidence,
+        repair=RedispatchTask(task_id=task_id, reason="the watchdog found its entry gone, and no report on it"),
     )
 
 
@@ -127,6 +138,7 @@ def task_acknowledged(facts: Facts, stage: StageDefinition, task: OpenTask, task
         suggestion=again,
         evidence={**_evidence(facts), "stage": stage.name, "task_id": task_id, "worker": task.worker},
         sure=still,
+        repair=RedispatchTask(task_id=task_id, reason="the watchdog found it acknowledged without a report"),
     )
 
 

@@ -1,9 +1,9 @@
 """The watchdog: asks why runs are overdue, and records what does not heal itself.
 
-It reads what is past its expectation (no Postgres, no scan of healthy runs), judges it, and appends `WorkflowStalled` at the
-version it observed: whoever else moved the run meanwhile has shown that it moves, so a conflict is dropped and never tried
-again. Any number of watchdogs may run: the version lets one of them through. Work per round is bounded, and a fault that many
-runs share is one incident in the log.
+It reads what is past its expectation (no Postgres, no scan of healthy runs), judges it, and appends `WorkflowStalled`, or what
+mends it, at the version it observed: whoever else moved the run meanwhile has shown that it moves, so a conflict is dropped
+and never tried again. Any number of watchdogs may run: the version lets one of them through. Work per round is bounded, and a
+fault that many runs share is one incident in the log.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from tailrace.projections.watchdog.collect import Round
 from tailrace.projections.watchdog.findings import Verdict
 from tailrace.projections.watchdog.incidents import Incidents
 from tailrace.projections.watchdog.motion import Motion
+from tailrace.projections.watchdog.repairs import REPAIRS, Repair, Repairs
 from tailrace.projections.watchdog.rules import judge
 from tailrace.projections.watchdog.suspects import Suspects
 
@@ -55,13 +56,15 @@ class WatchdogOptions(msgspec.Struct, frozen=True, kw_only=True):
     """How a watchdog works; times in seconds.
 
     `poll_seconds` has to stay well below the store's `pulse_seconds`, else the store seems to have been away. After its
-    start, and after the store was away, it judges nothing for `settle_seconds`: all others are coming back too.
+    start, and after the store was away, it judges nothing for `settle_seconds`: all others are coming back too. `repairs` are
+    what it may mend by itself.
     """
 
     poll_seconds: float = 0.5
     suspects_seconds: float = 2.0
     settle_seconds: float = 5.0
     runs_per_round: int = 200
+    repairs: frozenset[Repair] = REPAIRS
 
 
 class Watchdog:
@@ -71,6 +74,7 @@ class Watchdog:
         self.incidents = Incidents()
         self._store = store
         self._handler = handler
+        self._repairs = Repairs(handler, (options or WatchdogOptions()).repairs)
         self._options = options or WatchdogOptions()
         self._motion = Motion()
         self._suspects = Suspects(store, most=self._options.runs_per_round)
@@ -206,6 +210,8 @@ class Watchdog:
             self.incidents.seen(verdict, now, flagged=False)
         if not verdict.is_stall:
             await self._postpone(state, now + _wait_us(state, verdict, now), late=late)
+            return False
+        if await self._repairs.mend(state, verdict):
             return False
         if stall is not None and stall.cause == diagnosis.cause:
             self.incidents.seen(verdict, now, flagged=False)

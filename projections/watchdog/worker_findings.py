@@ -9,6 +9,7 @@ from tailrace.core.workflow.definition import StageDefinition
 from tailrace.core.workflow.state import OpenTask
 from tailrace.projections.watchdog.facts import HEALS_US, AgentFacts, Facts
 from tailrace.projections.watchdog.findings import Finding, duration
+from tailrace.projections.watchdog.transition_rules import fire
 
 
 def no_worker(agent: AgentFacts, waited_us: int, evidence: dict[str, Any]) -> Finding:
@@ -109,6 +110,7 @@ def overdue(
             "overdue_timers": 0 if facts.orchestration is None else facts.orchestration.overdue_timers,
         },
         scope=f"agent {stage.agent}",
+        repair=fire(facts, "attempt", stage.name, task.attempt, task.due_at),
     )
 
 

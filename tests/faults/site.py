@@ -72,6 +72,7 @@ class Site:
         postgres_url: str = "",
         partitions: int = 2,
         namespace: str = "",
+        settings: Mapping[str, str] | None = None,
     ) -> AsyncIterator[Site]:
         """A namespace on the server at `redis_url`; its processes reach it at `processes_url`, past which we look."""
         namespace = namespace or f"f{os.urandom(5).hex()}"
@@ -84,8 +85,10 @@ class Site:
             "TAILRACE_REDIS_URL": processes_url or redis_url,
             "TAILRACE_NAMESPACE": namespace,
             "TAILRACE_DATA_DIR": str(place / "d"),
+            "TAILRACE_REPAIRS": "none",  # what is mended is not flagged
             "PYTHONPATH": str(ROOT),  # for `--app tests.faults.app`
         }
+        environment |= settings or {}
         if postgres_url:
             environment["TAILRACE_POSTGRES_URL"] = postgres_url
         try:

@@ -30,7 +30,7 @@ QUICK = builders.pipeline(
 )
 PATIENT = builders.pipeline(builders.stage("build", agent="builder", expect_start_seconds=0.3), name="patient")
 
-OPTIONS = WatchdogOptions(poll_seconds=0.1, suspects_seconds=0.3, settle_seconds=0.0)
+OPTIONS = WatchdogOptions(poll_seconds=0.1, suspects_seconds=0.3, settle_seconds=0.0, repairs=frozenset())
 
 
 class World:

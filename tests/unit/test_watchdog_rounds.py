@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 from msgspec.structs import replace
@@ -13,17 +14,18 @@ from tailrace.core.clock import to_us
 from tailrace.core.codec import decode_event
 from tailrace.core.engine.command_handler import CommandHandler
 from tailrace.core.engine.orchestrator import PartitionWork
-from tailrace.core.errors import StoreUnavailable
-from tailrace.core.events import WorkflowStalled
+from tailrace.core.errors import ConfigurationError, StoreUnavailable
+from tailrace.core.events import Event, TaskRedispatched, WorkflowStalled
 from tailrace.core.store.memory import MemoryBackend
 from tailrace.core.store.memory.store import MemoryStore
 from tailrace.core.store.port import Ownership, Queue, WorkerBeat
 from tailrace.core.testing import builders
 from tailrace.core.workflow.state import WorkflowState
 from tailrace.projections.watchdog import Watchdog, WatchdogOptions, check_store, diagnose
+from tailrace.projections.watchdog.repairs import REPAIRS, Repair, parse_repairs
 
 PIPELINE = builders.pipeline(builders.stage("build", agent="builder"))
-OPTIONS = WatchdogOptions(settle_seconds=0.0)
+OPTIONS = WatchdogOptions(settle_seconds=0.0, repairs=frozenset())
 
 
 class World:
@@ -50,7 +52,7 @@ class World:
             for beat in beating:
                 self.data.beat(beat)
 
-    def watchdog(self, **options: float) -> Watchdog:
+    def watchdog(self, **options: Any) -> Watchdog:
         """A watchdog that judges from its first round on."""
         return Watchdog(self.store, self.handler, replace(OPTIONS, **options))
 
@@ -59,6 +61,17 @@ class World:
         (state,) = await self.store.load_states([workflow_id])
         assert state is not None
         return state
+
+    async def events(self) -> list[Event]:
+        """All events of all runs."""
+        return [
+            decode_event(entry.type, entry.data).event for entry in await self.store.read_log(0, "0-0", count=10_000)
+        ]
+
+    async def lose_entry(self) -> None:
+        """Delete the only task's entry behind the engine's back."""
+        (stream,) = [stream for stream in self.data.partitions[0].streams.values() if stream.entries]
+        stream.delete(next(iter(stream.entries)))
 
     async def stalls(self) -> list[tuple[str, str]]:
         """Every stall that was recorded: run and cause."""
@@ -182,8 +195,7 @@ async def test_a_task_that_is_nowhere_is_looked_for_without_a_worker() -> None:
     """The queue is empty, so the task is not in it: more workers would not help."""
     world = World()
     (run,) = await world.start()
-    (stream,) = [stream for stream in world.data.partitions[0].streams.values() if stream.entries]
-    stream.delete(next(iter(stream.entries)))
+    await world.lose_entry()
     await world.advance(6.0)
     watchdog = world.watchdog()
     assert await watchdog.look() == 0
@@ -299,3 +311,52 @@ async def test_a_run_whose_dependency_is_down_is_found() -> None:
     world.data.beat(replace(idle(), breakers={"model-api": "open"}))
     assert await world.watchdog().look() == 1
     assert await world.stalls() == [(run, "dependency-open")]
+
+
+async def test_a_task_that_is_nowhere_is_sent_again() -> None:
+    """With the reason in the log, and no stall; but not for ever: what is lost again and again, somebody removes."""
+    world = World()
+    (run,) = await world.start()
+    watchdog = world.watchdog(repairs=REPAIRS)
+    for _ in range(4):
+        await world.lose_entry()
+        await world.advance(6.0)
+        assert await watchdog.look() == 0
+        await world.advance(1.0)
+        flagged = await watchdog.look()
+    sent = [event for event in await world.events() if isinstance(event, TaskRedispatched)]
+    assert [event.reason for event in sent] == ["the watchdog found its entry gone from the stream"] * 3
+    assert flagged == 1
+    assert await world.stalls() == [(run, "not-dispatched")]
+
+
+@pytest.mark.parametrize("repairs", [REPAIRS, frozenset({"redispatch"})])
+async def test_what_a_removed_timer_would_have_done_is_done(repairs: frozenset[Repair]) -> None:
+    """The next attempt is dispatched; where that is turned off the run is flagged."""
+    world = World()
+    (run,) = await world.start()
+    queue = world.data.queue("builder", "w1")
+    await queue.join()
+    (delivery,) = await queue.take(1, block_seconds=0)
+    await queue.report([(delivery, builders.failed(delivery.message.task_id), "")])
+    working = PartitionWork(world.store, ownership=await owned(world))
+    assert await working.apply_reports(await world.store.read_reports(0, count=1, block_seconds=0)) == 1
+    world.data.partitions[0].timers.clear()
+    for _ in range(5):
+        await world.advance(2.0)
+        await world.store.acquire(0, "o1", 1)
+    watchdog = world.watchdog(repairs=repairs)
+    assert await watchdog.look() == ("timers" not in repairs)
+    stage = (await world.state(run)).stages["build"]
+    assert (stage.task is not None) == ("timers" in repairs)
+    assert await world.stalls() == ([] if "timers" in repairs else [(run, "timer-overdue")])
+
+
+def test_the_setting_of_repairs() -> None:
+    """All, some or none; what is not known is refused with what there is."""
+    assert parse_repairs("") == REPAIRS
+    assert parse_repairs("none") == frozenset()
+    assert parse_repairs("timers, redispatch") == REPAIRS
+    assert parse_repairs("timers") == {"timers"}
+    with pytest.raises(ConfigurationError, match="redispatch, timers"):
+        parse_repairs("timers,all")
