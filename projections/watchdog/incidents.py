@@ -6,7 +6,7 @@ import logging
 from dataclasses import dataclass, field
 from typing import Final
 
-from tailrace.core.workflow.policy import recheck_us
+from tailrace.core.workflow.policy import LONGEST_RECHECK_US, recheck_us
 from tailrace.projections.watchdog.findings import Verdict, duration
 
 log = logging.getLogger(__name__)
@@ -17,7 +17,10 @@ OVER_LOOKS: Final = 2.5
 
 @dataclass
 class Incident:
-    """A fault that stands: its cause, what it belongs to, since when, and the runs that were flagged for it."""
+    """A fault that stands: its cause, what it belongs to, since when, and the runs that were flagged for it.
+
+    `seldom`: its runs are looked at as seldom as those that have stood for long.
+    """
 
     cause: str
     scope: str
@@ -26,6 +29,7 @@ class Incident:
     summary: str
     suggestion: str
     runs: int = 0
+    seldom: bool = False
     announced: bool = field(default=False, repr=False)
 
 
@@ -35,7 +39,7 @@ class Incidents:
     def __init__(self) -> None:
         self.open: dict[tuple[str, str], Incident] = {}
 
-    def seen(self, verdict: Verdict, now: int, *, flagged: bool) -> None:
+    def seen(self, verdict: Verdict, now: int, *, flagged: bool, seldom: bool = False) -> None:
         """A run shows the fault; `flagged` when it was recorded just now."""
         diagnosis = verdict.diagnosis
         assert diagnosis.cause is not None
@@ -51,6 +55,7 @@ class Incidents:
             )
         incident.seen_at = now
         incident.runs += flagged
+        incident.seldom = incident.seldom or seldom
 
     def say(self, now: int) -> None:
         """After a round: one line for each incident that is new, and one for each that is over."""
@@ -65,7 +70,12 @@ class Incidents:
                     incident.summary,
                     incident.suggestion,
                 )
-            elif now - incident.seen_at > OVER_LOOKS * recheck_us(incident.since, incident.seen_at):
+            elif now - incident.seen_at > OVER_LOOKS * _wait_us(incident):
                 del self.open[key]
                 lasted = duration(incident.seen_at - incident.since)
                 log.info("%s, %s is over: it lasted %s, %d runs", incident.cause, incident.scope, lasted, incident.runs)
+
+
+def _wait_us(incident: Incident) -> int:
+    """How long the oldest of its stalls waits for the next look, in microseconds."""
+    return LONGEST_RECHECK_US if incident.seldom else recheck_us(incident.since, incident.seen_at)

@@ -29,7 +29,7 @@ from tailrace.core.errors import (
 )
 from tailrace.core.partitioning import partition_of
 from tailrace.core.store.port import WorkflowStore
-from tailrace.core.workflow.policy import RECHECK_US, recheck_us
+from tailrace.core.workflow.policy import LONGEST_RECHECK_US, RECHECK_US, recheck_us
 from tailrace.core.workflow.state import WorkflowState
 from tailrace.projections.watchdog.collect import Round
 from tailrace.projections.watchdog.findings import Verdict
@@ -83,6 +83,8 @@ class Watchdog:
         self._unreadable: set[str] = set()
         self._missing: set[str] = set()
         self._watching: dict[str, None] = {}
+        #: More is overdue than a round looks at: then what is known already waits for longer, so that what is new need not.
+        self._behind = False
         self._full = False
 
     async def run(self) -> None:
@@ -123,16 +125,19 @@ class Watchdog:
         settled = self._is_settled()
         agents = await self._agents_to_suspect(now) if settled else None
         flagged = 0
+        behind = False
         for partition in range(self._store.partitions):
             # Also asked while nothing is judged: it keeps the pulse by which the store knows that it was not away.
             count = self._options.runs_per_round + len(self._unreadable) + len(self._missing)
             await self._store.check_identity(partition)
             overdue = await self._store.overdue(partition, count=count)
+            behind = behind or len(overdue) >= count
             if settled:
                 # (One look was not enough: the next one need not wait for the next search.)
                 suspects = [run for run in self._watching if partition_of(run, self._store.partitions) == partition]
                 suspects += [] if agents is None else await self._suspects.find(looking, partition, agents)
                 flagged += await self._judge(looking, overdue, suspects)
+        self._behind = behind
         self._motion.prune(now)
         self.incidents.say(now)
         return flagged
@@ -207,25 +212,33 @@ class Watchdog:
         """Record a stall, or say when to look again; True when it was recorded."""
         diagnosis, stall = verdict.diagnosis, state.stall
         if diagnosis.cause == "store-full":
-            self.incidents.seen(verdict, now, flagged=False)
+            self._note(verdict, now, flagged=False)
         if not verdict.is_stall:
             await self._postpone(state, now + _wait_us(state, verdict, now), late=late)
             return False
         if await self._repairs.mend(state, verdict):
             return False
         if stall is not None and stall.cause == diagnosis.cause:
-            self.incidents.seen(verdict, now, flagged=False)
-            await self._postpone(state, now + recheck_us(stall.since, now), late=late)
+            self._note(verdict, now, flagged=False)
+            wait = LONGEST_RECHECK_US if self._behind else recheck_us(stall.since, now)
+            await self._postpone(state, now + wait, late=late)
             return False
         if stall is not None and now - stall.since < RECHECK_US:
             await self._postpone(state, stall.since + RECHECK_US, late=late)
             return False
-        if not await self._flag(state, verdict):
+        after = await self._flag(state, verdict)
+        if after is None:
             return False
-        self.incidents.seen(verdict, now, flagged=True)
+        self._note(verdict, now, flagged=True)
+        if self._behind:
+            await self._postpone(after, now + LONGEST_RECHECK_US, late=True)
         return True
 
-    async def _flag(self, state: WorkflowState, verdict: Verdict) -> bool:
+    def _note(self, verdict: Verdict, now: int, *, flagged: bool) -> None:
+        self.incidents.seen(verdict, now, flagged=flagged, seldom=self._behind)
+
+    async def _flag(self, state: WorkflowState, verdict: Verdict) -> WorkflowState | None:
+        """Record the stall, and give the run after it; None when that was not possible, or not needed any more."""
         diagnosis = verdict.diagnosis
         assert diagnosis.cause is not None
         evidence = diagnosis.evidence
@@ -241,12 +254,12 @@ class Watchdog:
         try:
             after = await self._handler.execute(state.workflow_id, command, actor="watchdog", version=state.version)
         except (VersionConflict, NotFound, CommandRefused):
-            return False
+            return None
         except StoreFull as error:
             self._say_full(error)
-            return False
+            return None
         self._full = False
-        return after.state.version > state.version
+        return after.state if after.state.version > state.version else None
 
     def _say_full(self, error: StoreFull) -> None:
         if not self._full:

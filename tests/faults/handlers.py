@@ -107,7 +107,7 @@ async def loop_blocked_behind(ground: Ground, probe: Probe) -> None:
     await probe.flagged(site, run, await start_due(site, run))
 
 
-@stall("workers-hung")
+@stall("workers-hung", calm=True)
 async def loop_blocked(ground: Ground, probe: Probe) -> None:
     """A handler holds the event loop of its worker, so that not even the word comes that it began."""
     site = await ground.shared()

@@ -46,7 +46,7 @@ async def retry_timer_removed_and_done(ground: Ground, probe: Probe) -> None:
         await probe.unflagged(site, [run])
 
 
-@healthy()
+@healthy(calm=True)
 async def acknowledged_and_sent_again(ground: Ground, probe: Probe) -> None:
     """A begun task is acknowledged behind the back of its worker, which ends; the next worker is given it."""
     async with ground.site(settings=ALL) as site:

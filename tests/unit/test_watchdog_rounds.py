@@ -130,9 +130,9 @@ async def test_a_fault_of_many_runs_is_one_incident(caplog: pytest.LogCaptureFix
     assert (incident.cause, incident.scope, incident.runs) == ("no-worker", "agent builder", 250)
     assert [message for message in caplog.messages if "no-worker" in message] == caplog.messages
     assert len(caplog.messages) == 1
-    # One who works: the incident is over once no run showed it for a while.
+    # One who works: the incident is over once no run showed it for a while; after so many of them that is long.
     await world.advance(3.0, beating=[replace(idle(), in_flight=1)])
-    for _ in range(16):
+    for _ in range(155):
         await world.advance(2.0, beating=[replace(idle(), in_flight=1)])
         await watchdog.look()
     assert watchdog.incidents.open == {}
@@ -178,6 +178,24 @@ async def test_a_stall_that_has_stood_for_long_is_looked_at_seldom() -> None:
         assert len(watchdog.incidents.open) == (looks > 0)
     assert await world.stalls() == [("run-0", "no-worker")]
     assert looks < 15
+
+
+async def test_what_is_new_does_not_wait_for_thousands_of_known_stalls() -> None:
+    """While more is overdue than one round looks at, what is flagged is put off for long; the new one is next."""
+    world = World()
+    await world.start(300)
+    await world.advance(6.0)
+    watchdog = world.watchdog(runs_per_round=20)
+    while await watchdog.look():
+        await world.advance(0.5)
+    await world.advance(10.0)
+    assert len(await world.store.overdue(0, count=1000)) < 40
+    await world.handler.create(builders.create_workflow(PIPELINE, "new"), actor="test")
+    for _ in range(14):
+        await world.advance(0.5)
+        await watchdog.look()
+    assert ("new", "no-worker") in await world.stalls()
+    assert len(watchdog.incidents.open) == 1
 
 
 async def test_a_stall_that_nothing_is_expected_of_is_found() -> None:
