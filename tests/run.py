@@ -27,7 +27,7 @@ STORE: Final = ("integration/redis_facts", "conformance")
 #: Names of folders or files below `tests`. What is in none of them is run by the last group, so no test can be forgotten.
 GROUPS: Final = (
     ("acceptance",),
-    ("chaos",),
+    ("chaos", "faults"),
     STORE,
     ("integration/projections", "integration/embedded"),
 )
