@@ -6,6 +6,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 import pytest
+from msgspec.structs import replace
 
 from tailrace.core.commands import PauseWorkflow, ResumeWorkflow
 from tailrace.core.errors import NotFound
@@ -17,8 +18,9 @@ from tailrace.core.store.port import Limits
 from tailrace.core.testing import builders
 from tailrace.core.workflow.definition import RetryPolicy
 from tailrace.infra.embedded import EmbeddedRedis
-from tailrace.projections.watchdog import Check, check_store, diagnose
-from tests.integration.watchdog_world import PATIENT, QUICK, Worker, World, until
+from tailrace.projections.watchdog import Check, Watchdog, check_store, diagnose
+from tailrace.projections.watchdog.repairs import REPAIRS
+from tests.integration.watchdog_world import OPTIONS, PATIENT, QUICK, Worker, World, running, until
 from tests.support.servers import redis_program
 
 
@@ -170,6 +172,23 @@ async def test_an_entry_that_somebody_deleted(world: World) -> None:
     await world.store.client.command("XDEL", part.tasks("builder"), entry.entry_id)
     async with world.orchestrated(), Worker(world.store).working(), world.watched():
         await world.until_flagged(workflow_id, "not-dispatched")
+
+
+async def test_an_entry_that_somebody_deleted_is_put_back(world: World) -> None:
+    """Where the watchdog may mend: the task is sent again with the reason, the run goes on, and nothing is flagged."""
+    workflow_id = await world.start(PATIENT)
+    part = world.store.keys.partition(partition_of(workflow_id, world.store.partitions))
+    (entry,) = await world.store.open_entries(workflow_id)
+    await world.store.client.command("XDEL", part.tasks("builder"), entry.entry_id)
+    watchdog = Watchdog(world.store, world.handler, replace(OPTIONS, repairs=REPAIRS))
+    async with world.orchestrated(), Worker(world.store).working(), running(watchdog.run()):
+        await world.until_completed(workflow_id)
+    (sent,) = [found for found in await world.events(workflow_id) if isinstance(found.event, TaskRedispatched)]
+    assert isinstance(sent.event, TaskRedispatched)
+    assert sent.event.reason == "the watchdog found its entry gone from the stream"
+    assert sent.command is not None
+    assert sent.command.actor == "watchdog"
+    assert await world.stalls(workflow_id) == []
 
 
 @pytest.mark.failure(11)
