@@ -38,6 +38,8 @@ class Parked(Protocol):
     """An event that no projection could apply, or one behind it."""
 
     @property
+    def workflow_id(self) -> str: ...
+    @property
     def version(self) -> int: ...
     @property
     def reason(self) -> str: ...
@@ -92,8 +94,8 @@ def _parked(rows: Sequence[Parked]) -> _Trouble | None:
         cause="projection-parked",
         summary=f"event {first.version} of the run could not be applied, and all {len(rows)} from there on are parked: "
         f"{first.reason}",
-        # A projector tries parked events again when it starts: newer code may read them.
-        suggestion="tailrace projector",
+        # Newer code, or a mended table, may read them.
+        suggestion=f"tailrace projections redrive {first.workflow_id}",
         evidence={"parked": len(rows), "first_version": first.version, "reason": first.reason},
     )
 
@@ -108,6 +110,6 @@ def _behind(rows: Sequence[Checkpoint], head: int) -> _Trouble | None:
     if worst.problem and worst.problem.startswith(LogDiverged.code):
         # The reader stopped because what it read before is not in this log: waiting does not help.
         summary = f"{summary}: {worst.problem}"
-        return _Trouble(cause=LogDiverged.code, summary=summary, suggestion="tailrace doctor", evidence=evidence)
+        return _Trouble(cause=LogDiverged.code, summary=summary, suggestion="tailrace projections repair", evidence=evidence)
     summary += f": {worst.problem}" if worst.problem else ""
     return _Trouble(cause="projection-behind", summary=summary, suggestion="tailrace projector", evidence=evidence)
