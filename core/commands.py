@@ -88,13 +88,14 @@ class FireTimer(Command, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class FlagStall(Command, frozen=True, kw_only=True, omit_defaults=True):
-    """Record the watchdog's finding; appended only at the version that was observed."""
+    """Record the watchdog's finding; appended only at the version that was observed. `scope`: see `WorkflowStalled`."""
 
     cause: str
     hop: str
     summary: str
     suggestion: str = ""
     evidence: dict[str, Any] = {}
+    scope: str = ""
 
 
 class RedispatchTask(Command, frozen=True, kw_only=True, omit_defaults=True):

@@ -242,13 +242,18 @@ class ReportIgnored(Event, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class WorkflowStalled(Event, frozen=True, kw_only=True, omit_defaults=True):
-    """What had to happen did not: the `cause`, the `hop` it stands at, the evidence, and what to do."""
+    """What had to happen did not: the `cause`, the `hop` it stands at, the evidence, and what to do.
+
+    `scope` is what the fault belongs to, like `agent builder`: runs with the same cause and scope share one fault. Empty where
+    it is the run's own.
+    """
 
     cause: str
     hop: str
     summary: str
     suggestion: str = ""
     evidence: dict[str, Any] = {}
+    scope: str = ""
 
 
 class StallCleared(Event, frozen=True, kw_only=True, omit_defaults=True):

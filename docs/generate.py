@@ -47,6 +47,11 @@ ENVIRONMENT = {
     "TAILRACE_LOG_TAIL": "archived events that stay in each partition's log in Redis (default 10000)",
     "TAILRACE_RUN_DAYS": "how long a run stays in Redis after its end, in days; its history stays in Postgres (default 7)",
     "TAILRACE_REPAIRS": "what the watchdog mends by itself: `redispatch,timers` (default), one of them, or `none`",
+    "TAILRACE_WEBHOOKS": "URLs, with blanks between, to which the watchdog posts notices of faults and failed runs",
+    "TAILRACE_WEBHOOK_SECRET": "the key with which they are signed (16 characters or more)",
+    "TAILRACE_WEBHOOKS_PRIVATE": "`1` if webhooks may be at addresses that are not public (default `0`)",
+    "TAILRACE_NOTICE_COMMAND": "a program, with its arguments, that gets each notice as JSON on standard input",
+    "TAILRACE_NOTICE_QUIET_SECONDS": "for how long a fault must not come back to be over (default 180)",
     "TAILRACE_LOG_LEVEL": "DEBUG, INFO, WARNING or ERROR (default INFO)",
     "OTEL_EXPORTER_OTLP_ENDPOINT": "where traces go, over OTLP/HTTP; nothing is sent without it",
 }

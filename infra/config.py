@@ -12,6 +12,7 @@ from typing import Any, Final
 import msgspec
 
 from tailrace.core.errors import ConfigurationError
+from tailrace.infra.notice_settings import NoticeSettings, notice_settings
 from tailrace.infra.urls import POSTGRES_SETTING, REDIS_SETTING, check_postgres_url, check_redis_url
 
 DEFAULT_DATA_DIR: Final = Path(".tailrace")
@@ -43,6 +44,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     log_tail_events: int = 10_000
     run_days: float = 7.0
     repairs: str = ""
+    notices: NoticeSettings = NoticeSettings()
 
     def require_redis(self) -> str:
         """The URL of Redis; raises `ConfigurationError` saying what to set."""
@@ -108,6 +110,7 @@ def load_settings(
         run_days=_number(env, "TAILRACE_RUN_DAYS", 7.0, most=36_500),
         log_level=(env.get("TAILRACE_LOG_LEVEL") or "INFO").upper(),
         repairs=env.get("TAILRACE_REPAIRS") or "",
+        notices=notice_settings(env),
     )
 
 

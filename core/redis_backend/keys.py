@@ -19,6 +19,9 @@ class Keys:
         self.meta = f"{self._root}:meta"
         self.definitions = f"{self._root}:defs"
         self.agents = f"{self._root}:agents"
+        self.notices = f"{PREFIX}:{{{namespace}}}:notices"
+        self.notices_owner = f"{self.notices}:owner"
+        self.notices_standing = f"{self.notices}:standing"
 
     def definition(self, content_hash: str) -> str:
         """The body of a definition."""
@@ -31,6 +34,14 @@ class Keys:
     def worker(self, agent: str, name: str) -> str:
         """What a worker said with its last beat; expires."""
         return f"{self._root}:worker:{agent}:{name}"
+
+    def notices_due(self, target: str) -> str:
+        """Sorted set: notices for a target by the time at which they may be sent. (All keys of notices share a slot.)"""
+        return f"{self.notices}:due:{target}"
+
+    def notices_out(self, target: str) -> str:
+        """The notices that wait for a target, by id."""
+        return f"{self.notices}:out:{target}"
 
     def partition(self, number: int) -> PartitionKeys:
         """The keys of one partition."""

@@ -1,4 +1,5 @@
-"""The ports: `WorkflowStore` (append, load, reports, timers, log) and `TaskQueue` (take, report, renew, claim).
+"""The ports: `WorkflowStore` (append, load, reports, timers, log), `TaskQueue` (take, report, renew, claim) and `NoticeBook`
+(what people outside were told, and what waits to be).
 
 Two back ends implement them: `core.store.memory` as the reference, and `core.redis_backend`. The suites in
 `core.testing.conformance` hold both to the same promises. Times are microseconds since the epoch by the store's clock.
@@ -18,6 +19,7 @@ from tailrace.core.codec import CommandRecord
 from tailrace.core.commands import Report
 from tailrace.core.errors import TailraceError
 from tailrace.core.events import Event
+from tailrace.core.notices import Incident, Notice
 from tailrace.core.workflow.definition import Definition, Pipeline
 from tailrace.core.workflow.history import Snapshot
 from tailrace.core.workflow.state import WorkflowState
@@ -298,6 +300,58 @@ class Renewal(msgspec.Struct, frozen=True, kw_only=True):
     outcome: Literal["ok", "lost", "cancel"]
 
 
+class Position(msgspec.Struct, frozen=True, kw_only=True):
+    """How far the log of a partition has been read for notices: the last entry, its `seq`, and the log's `epoch`."""
+
+    entry_id: str
+    seq: int
+    epoch: str
+
+
+class NoticePage(msgspec.Struct, frozen=True, kw_only=True):
+    """What the book says at `version`, which each write raises: positions by partition, and incidents by their keys."""
+
+    version: int
+    positions: dict[int, Position] = {}
+    incidents: dict[str, Incident] = {}
+
+
+class NoticeChange(msgspec.Struct, frozen=True, kw_only=True):
+    """One step of the book, from `version` on: all of it is written, or nothing.
+
+    None takes an incident off, or a run (`standing`: the key of the incident it stands in). `notices` go to each of `targets`.
+    """
+
+    version: int
+    positions: dict[int, Position] = {}
+    incidents: dict[str, Incident | None] = {}
+    standing: dict[str, str | None] = {}
+    notices: Sequence[Notice] = ()
+    targets: Sequence[str] = ()
+
+
+class ClaimedNotice(msgspec.Struct, frozen=True, kw_only=True):
+    """A notice to be sent to a target by whoever claimed it, until `until`.
+
+    `attempts` were made before, `problem` ended the last of them.
+    """
+
+    target: str
+    notice: Notice
+    until: int
+    attempts: int = 0
+    problem: str = ""
+
+
+class Undelivered(msgspec.Struct, frozen=True, kw_only=True):
+    """What waits for a target: how many notices, and the oldest of them with its attempts and the last problem."""
+
+    target: str
+    count: int
+    attempts: int = 0
+    problem: str = ""
+
+
 class WorkflowStore(Protocol):
     """Workflows: the log, the snapshots, reports and timers. One instance serves one process."""
 
@@ -459,3 +513,31 @@ class LeaseKeeper(Protocol):
     def beat(self, beat: WorkerBeat) -> None: ...
 
     def close(self) -> None: ...
+
+
+class NoticeBook(Protocol):
+    """Incidents that stand, how far the log has been read for them, and notices on their way out. One per namespace."""
+
+    async def lead(self, name: str, epoch: int | None, *, seconds: float) -> int | None:
+        """Take or renew (with `epoch`) the lease on the reading; None while somebody else has it. 0 seconds give it up."""
+
+    async def read(self) -> NoticePage:
+        """The book as it is."""
+
+    async def standing(self, workflow_ids: Sequence[str]) -> dict[str, str]:
+        """The incident in which each of these runs stands, by key; runs that stand in none are left out."""
+
+    async def write(self, change: NoticeChange) -> int | None:
+        """Carry out one step; gives how many notices did not fit in, or None when the book is at another version."""
+
+    async def claim(self, target: str, *, seconds: float) -> ClaimedNotice | None:
+        """The notice that has been due longest for a target; for `seconds` nobody else gets it."""
+
+    async def settle(self, claimed: ClaimedNotice, *, due_at: int | None) -> bool:
+        """Take a claimed notice off, or (`due_at`) let it be tried again, with its `attempts` and `problem`.
+
+        False, and nothing written, when the claim ran out and somebody else has it.
+        """
+
+    async def undelivered(self, targets: Sequence[str]) -> list[Undelivered]:
+        """What waits for these targets, those for which nothing does left out."""

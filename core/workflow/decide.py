@@ -405,6 +405,7 @@ def _flag(state: WorkflowState, command: FlagStall) -> list[Event]:
             summary=command.summary,
             suggestion=command.suggestion,
             evidence=command.evidence,
+            scope=command.scope,
         )
     ]
 

@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 from tailrace.core.engine.command_handler import CommandHandler
+from tailrace.core.redis_backend.notices import RedisNotices
 from tailrace.infra.config import Settings
+from tailrace.infra.notices import senders
 from tailrace.infra.processes.running import Life, open_store, run_process, until_stopped
 from tailrace.projections.watchdog import Watchdog, WatchdogOptions
+from tailrace.projections.watchdog.delivery import Delivery
 from tailrace.projections.watchdog.repairs import parse_repairs
+from tailrace.projections.watchdog.teller import Teller, TellerOptions
+from tailrace.projections.watchdog.telling import TellingOptions
 
 
 def run_watchdog(settings: Settings, *, as_json: bool = False) -> None:
-    """Look for runs that stand still, and say why, until a signal."""
+    """Look for runs that stand still, and say why, until a signal; and tell those whom the settings name."""
     options = WatchdogOptions(repairs=parse_repairs(settings.repairs))
+    telling = TellerOptions(telling=TellingOptions(quiet_seconds=settings.notices.quiet_seconds))
 
     async def main(life: Life) -> None:
-        async with open_store(settings) as store:
-            watchdog = Watchdog(store, CommandHandler(store), options)
+        async with open_store(settings) as store, senders(settings, store.instance_id) as told:
+            services = [Watchdog(store, CommandHandler(store), options).run()]
+            if told:
+                book = RedisNotices(store)
+                services.append(Teller(store, book, [sender.target for sender in told], telling).run())
+                services += [Delivery(store, book, sender).run() for sender in told]
             life.ready()
-            await until_stopped(life.stop, watchdog.run())
+            await until_stopped(life.stop, *services)
 
     run_process("watchdog", main, settings, as_json=as_json)

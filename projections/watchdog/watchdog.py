@@ -250,6 +250,7 @@ class Watchdog:
             summary=diagnosis.summary,
             suggestion=diagnosis.suggestion,
             evidence=evidence,
+            scope="" if verdict.scope == f"run {state.workflow_id}" else verdict.scope,
         )
         try:
             after = await self._handler.execute(state.workflow_id, command, actor="watchdog", version=state.version)

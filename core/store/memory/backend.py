@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+
 from tailrace.core.store.memory.data import MemoryData
+from tailrace.core.store.memory.notices import Book, MemoryNotices
 from tailrace.core.store.memory.queue import MemoryKeeper, MemoryQueue
 from tailrace.core.store.memory.store import MemoryStore
 
@@ -21,3 +24,11 @@ class MemoryBackend(MemoryData):
     def keeper(self, agent: str, worker: str) -> MemoryKeeper:
         """The lease keeper of one worker."""
         return MemoryKeeper(self.queue(agent, worker), self)
+
+    def notices(self) -> MemoryNotices:
+        """The book of notices."""
+        return MemoryNotices(self, self._book)
+
+    @cached_property
+    def _book(self) -> Book:
+        return Book()
