@@ -46,10 +46,14 @@ class Incident(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class FailedRun(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A run that failed: at which `stage`, why, and what of it could not be undone."""
+    """A run that failed: at which `stage`, why, and what of it could not be undone.
+
+    `last_reason` is that of the last attempt, where the error is that there are no more.
+    """
 
     workflow_id: str
     error: Failure
+    last_reason: str = ""
     type: str = ""
     stage: str | None = None
     not_compensated: tuple[str, ...] = ()

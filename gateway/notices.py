@@ -7,13 +7,16 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from msgspec.structs import replace
+
 from tailrace.core.clock import to_rfc3339
 from tailrace.core.codec import to_json
-from tailrace.core.notices import FailedRun, Incident, Notice
+from tailrace.core.notices import FailedRun, Incident, Notice, shortened
 from tailrace.gateway.cloudevents import TYPE_PREFIX, CloudEvent, plain
 
 #: Every text in a notice is bounded; so is the whole, whatever becomes of the parts.
 LIMIT_BYTES: Final = 64 * 1024
+SUBJECT_LIMIT: Final = 200
 
 
 def notice_event(notice: Notice, source: str, namespace: str) -> CloudEvent:
@@ -28,7 +31,7 @@ def notice_event(notice: Notice, source: str, namespace: str) -> CloudEvent:
         id=notice.id,
         source=source,
         type=f"{TYPE_PREFIX}notice.{notice.kind}",
-        subject=notice.subject,
+        subject=shortened(notice.subject, SUBJECT_LIMIT),
         time=to_rfc3339(notice.at) or "",
         datacontenttype="application/json",
         data={"kind": notice.kind, "namespace": namespace, **about},
@@ -42,7 +45,7 @@ def notice_document(notice: Notice, source: str, namespace: str) -> bytes:
     if len(document) <= LIMIT_BYTES:
         return document
     data = {"kind": notice.kind, "namespace": namespace, "truncated": True}
-    return to_json(CloudEvent(**{**{name: getattr(event, name) for name in event.__struct_fields__}, "data": data}))
+    return to_json(replace(event, data=data))
 
 
 def _incident(incident: Incident, *, over: bool) -> dict[str, Any]:
@@ -68,6 +71,7 @@ def _run(run: FailedRun) -> dict[str, Any]:
         "type": run.type,
         "stage": run.stage,
         "error": plain(run.error),
+        "last_reason": run.last_reason,
         "not_compensated": list(run.not_compensated),
         "suggestion": f"tailrace show {run.workflow_id}",
     }

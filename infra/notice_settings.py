@@ -5,7 +5,9 @@ Invariant: neither the secret nor a URL is repeated in an error or shown by `rep
 
 from __future__ import annotations
 
+import ipaddress
 import shlex
+import shutil
 from collections.abc import Mapping
 from typing import Final
 from urllib.parse import urlsplit
@@ -65,10 +67,20 @@ def notice_settings(env: Mapping[str, str]) -> NoticeSettings:
     )
 
 
+def check_here(settings: NoticeSettings) -> None:
+    """What only the machine that tells can know; raises `ConfigurationError`."""
+    if settings.command and shutil.which(settings.command[0]) is None:
+        raise ConfigurationError(f"{COMMAND}: there is no program {settings.command[0]!r} here that can be run")
+
+
 def _check_url(number: int, url: str) -> None:
     try:
         parts = urlsplit(url)
-        good = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0 and not parts.fragment
+        host = parts.hostname or ""
+        good = parts.scheme in {"http", "https"} and parts.port != 0 and not parts.fragment and bool(host)
+        # Some resolvers take `127.1` or `2130706433` for an address: it is written out, or it is a name.
+        if good and host.rpartition(".")[2].isdecimal():
+            ipaddress.IPv4Address(host)
     except ValueError:
         good = False
     if not good:

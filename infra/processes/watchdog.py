@@ -5,6 +5,7 @@ from __future__ import annotations
 from tailrace.core.engine.command_handler import CommandHandler
 from tailrace.core.redis_backend.notices import RedisNotices
 from tailrace.infra.config import Settings
+from tailrace.infra.notice_settings import check_here
 from tailrace.infra.notices import senders
 from tailrace.infra.processes.running import Life, open_store, run_process, until_stopped
 from tailrace.projections.watchdog import Watchdog, WatchdogOptions
@@ -17,6 +18,7 @@ from tailrace.projections.watchdog.telling import TellingOptions
 def run_watchdog(settings: Settings, *, as_json: bool = False) -> None:
     """Look for runs that stand still, and say why, until a signal; and tell those whom the settings name."""
     options = WatchdogOptions(repairs=parse_repairs(settings.repairs))
+    check_here(settings.notices)
     telling = TellerOptions(telling=TellingOptions(quiet_seconds=settings.notices.quiet_seconds))
 
     async def main(life: Life) -> None:

@@ -33,6 +33,7 @@ TOLD: Final = frozenset(
 _WITH_FAILURE: Final = frozenset({"retry-budget", "poison"})
 
 MESSAGE_LIMIT: Final = 4_000
+REASON_LIMIT: Final = 100
 
 
 class TellingOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -147,6 +148,7 @@ class Telling:
             type=kind,
             stage=failed.stage,
             error=error,
+            last_reason=shortened(str(failed.error.details.get("last_reason", "")), REASON_LIMIT),
             not_compensated=failed.not_compensated,
         )
         notice_id = f"{one.workflow_id}:{one.version}"

@@ -11,8 +11,9 @@ from tailrace.core.store.memory.partition import RawReport
 from tailrace.core.store.memory.streams import read_id
 from tailrace.core.store.port import Delivery, LeaseKeeper, Limits, TaskQueue, WorkflowStore
 from tailrace.core.store.retention import Retention
+from tailrace.core.store.port import Delivery, LeaseKeeper, Limits, NoticeBook, TaskQueue, WorkflowStore
 from tailrace.core.testing.clock import settle
-from tailrace.core.testing.conformance import Harness, StoreSuite, TaskQueueSuite
+from tailrace.core.testing.conformance import Harness, NoticeSuite, StoreSuite, TaskQueueSuite
 
 
 class MemoryHarness:
@@ -39,6 +40,9 @@ class MemoryHarness:
 
     def keeper(self, agent: str, name: str) -> LeaseKeeper:
         return self._data.keeper(agent, name)
+
+    def notices(self) -> NoticeBook:
+        return self._data.notices()
 
     async def advance(self, seconds: float) -> None:
         await settle()
@@ -78,6 +82,10 @@ class TestMemoryStore(StoreSuite):
 
 class TestMemoryTaskQueue(TaskQueueSuite):
     """The task queue and the lease keeper."""
+
+
+class TestMemoryNotices(NoticeSuite):
+    """The notice book."""
 
 
 async def test_blocking_reads_take_no_real_time(backend: Harness) -> None:

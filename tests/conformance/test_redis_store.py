@@ -11,10 +11,11 @@ import pytest
 from tailrace.core.ids import TaskId
 from tailrace.core.partitioning import partition_of
 from tailrace.core.redis_backend.connection import RedisSettings
+from tailrace.core.redis_backend.notices import RedisNotices
 from tailrace.core.redis_backend.store import RedisStore
 from tailrace.core.redis_backend.tasks import RedisLeases, RedisTasks
-from tailrace.core.store.port import Delivery, LeaseKeeper, Limits, TaskQueue
-from tailrace.core.testing.conformance import Harness, StoreSuite, TaskQueueSuite
+from tailrace.core.store.port import Delivery, LeaseKeeper, Limits, NoticeBook, TaskQueue
+from tailrace.core.testing.conformance import Harness, NoticeSuite, StoreSuite, TaskQueueSuite
 from tailrace.infra.embedded import EmbeddedRedis
 
 #: Short enough to wait for, long enough for a busy machine.
@@ -47,6 +48,9 @@ class RedisHarness:
         keeper = RedisLeases(self._redis_store, agent, name)
         self._keepers.append(keeper)
         return keeper
+
+    def notices(self) -> NoticeBook:
+        return RedisNotices(self._redis_store)
 
     async def advance(self, seconds: float) -> None:
         # The clock of a real server can only be waited for.
@@ -98,3 +102,7 @@ class TestRedisStore(StoreSuite):
 
 class TestRedisTaskQueue(TaskQueueSuite):
     """The task queue and the lease keeper."""
+
+
+class TestRedisNotices(NoticeSuite):
+    """The notice book."""

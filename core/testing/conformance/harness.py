@@ -9,6 +9,7 @@ from msgspec.structs import replace
 from tailrace.core.partitioning import partition_of
 from tailrace.core.store.port import Delivery, LeaseKeeper, Limits, TaskQueue, WorkflowStore
 from tailrace.core.store.retention import Retention
+from tailrace.core.store.port import Delivery, LeaseKeeper, Limits, NoticeBook, TaskQueue, WorkflowStore
 
 
 class Harness(Protocol):
@@ -29,6 +30,9 @@ class Harness(Protocol):
 
     def keeper(self, agent: str, name: str) -> LeaseKeeper:
         """The lease keeper of a worker."""
+
+    def notices(self) -> NoticeBook:
+        """The notice book, as one more process has it."""
 
     async def advance(self, seconds: float) -> None:
         """Turn the clock on, or wait on a real one. Lets what can run do so before."""

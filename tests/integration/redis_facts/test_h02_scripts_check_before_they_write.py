@@ -234,6 +234,37 @@ async def _expire(scene: Scene) -> Call:
         args += (run, snapshot.state.version)
         keys.append(scene.part.workflow(run))
     return Call(scripts.EXPIRE, keys, args)
+def _notice_keys(scene: Scene, *targets: str) -> list[str]:
+    keys = scene.bench.store.keys
+    return [key for target in targets for key in (keys.notices_due(target), keys.notices_out(target))]
+
+
+def _notices_write_call(scene: Scene, version: int) -> Call:
+    keys = scene.bench.store.keys
+    listed = ("position:0", b"\x80", "incident:gone", "", scene.run, "an incident", "a-notice", b"\x80")
+    return Call(
+        scripts.NOTICES_WRITE,
+        [keys.notices, keys.notices_standing, *_notice_keys(scene, "one", "other")],
+        [version, 2, 2, 1, 1, 100, 60_000, *listed],
+    )
+
+
+async def _notices_write(scene: Scene) -> Call:
+    return _notices_write_call(scene, 0)
+
+
+async def _notices_claim(scene: Scene) -> Call:
+    await scene.bench.store.client.calls([_notices_write_call(scene, 0)])
+    return Call(scripts.NOTICES_CLAIM, _notice_keys(scene, "one"), [5_000_000])
+
+
+async def _notices_settle(scene: Scene, due_at: int = 0) -> Call:
+    (claimed,) = await scene.bench.store.client.calls([await _notices_claim(scene)])
+    return Call(scripts.NOTICES_SETTLE, _notice_keys(scene, "one"), ["a-notice", int(claimed[2]), due_at, b"\x81"])
+
+
+async def _notices_again(scene: Scene) -> Call:
+    return await _notices_settle(scene, due_at=4_000_000_000_000_000)
 
 
 CALLS: dict[str, Make] = {
@@ -269,6 +300,12 @@ CALLS: dict[str, Make] = {
             _remove_consumer,
             _trim,
             _expire,
+        ),
+        *(
+            _notices_write,
+            _notices_claim,
+            _notices_settle,
+            _notices_again,
         ),
     )
 }
