@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 import json
@@ -17,10 +18,15 @@ SECRET = "a secret that both sides know"
 
 
 class Receiver:
-    """Answers with `status`; `notices` are the documents that were taken, `refused` how many were not, `ids` all that came."""
+    """Answers with `status`, while it is `open`.
+
+    `notices` are the documents that were taken, `refused` how many were not, `ids` all that came.
+    """
 
     def __init__(self) -> None:
         self.status = 204
+        self.open = asyncio.Event()
+        self.open.set()
         self.headers: dict[str, str] = {}
         self.notices: list[dict[str, Any]] = []
         self.refused = 0
@@ -35,6 +41,7 @@ class Receiver:
         assert request.headers["Tailrace-Notice"] == document["id"]
         assert request.content_type == "application/cloudevents+json"
         self.ids.append(document["id"])
+        await self.open.wait()
         if 200 <= self.status < 300:
             self.notices.append(document)
         else:
