@@ -16,15 +16,15 @@ from tailrace.core.redis_backend import scripts
 from tailrace.core.redis_backend.exchange import Argument
 from tailrace.core.redis_backend.replies import pairs
 from tailrace.core.redis_backend.store import RedisStore
-from tailrace.core.store.port import ClaimedNotice, NoticeChange, NoticePage, Position, Undelivered
+from tailrace.core.store.port import NOTICES_LIMIT, ClaimedNotice, NoticeChange, NoticePage, Position, Undelivered
 
-#: How many notices may wait for one target, and when they are forgotten that nobody claims any more, in milliseconds.
-WAITING_LIMIT: Final = 10_000
+#: When notices are forgotten that nobody claims any more, in milliseconds.
 EXPIRY_MS: Final = 3 * 24 * 3600 * 1000
 
 _VERSION: Final = b"version"
 _POSITION: Final = "position:"
 _INCIDENT: Final = "incident:"
+_TARGET: Final = "target:"
 
 
 class Waiting(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -65,6 +65,9 @@ class RedisNotices:
                 for name, value in named.items()
                 if name.startswith(_INCIDENT)
             },
+            targets={
+                name.removeprefix(_TARGET): value.decode() for name, value in named.items() if name.startswith(_TARGET)
+            },
         )
 
     async def standing(self, workflow_ids: Sequence[str]) -> dict[str, str]:
@@ -79,6 +82,7 @@ class RedisNotices:
         fields: dict[str, bytes] = {
             **{f"{_POSITION}{number}": encode(position) for number, position in change.positions.items()},
             **{f"{_INCIDENT}{key}": b"" if one is None else encode(one) for key, one in change.incidents.items()},
+            **{f"{_TARGET}{target}": title.encode() for target, title in change.targets.items()},
         }
         bodies = {notice.id: encode(Waiting(notice=notice)) for notice in change.notices}
         keys = [key for target in change.targets for key in self._target(target)]
@@ -89,7 +93,7 @@ class RedisNotices:
         written, *dropped = await self._client.call(
             scripts.NOTICES_WRITE,
             [self._keys.notices, self._keys.notices_standing, *keys],
-            [change.version, *counts, WAITING_LIMIT, EXPIRY_MS, *listed],
+            [change.version, *counts, NOTICES_LIMIT, EXPIRY_MS, *listed],
         )
         return int(dropped[0]) if written else None
 
@@ -114,15 +118,15 @@ class RedisNotices:
         args: list[Argument] = [claimed.notice.id, claimed.until, due_at or 0, encode(waiting)]
         return bool(await self._client.call(scripts.NOTICES_SETTLE, self._target(claimed.target), args))
 
-    async def undelivered(self, targets: Sequence[str]) -> list[Undelivered]:
+    async def undelivered(self) -> list[Undelivered]:
         """The one that is due first, and how many there are."""
-        found = [await self._undelivered(target) for target in targets]
+        found = [await self._undelivered(target, title) for target, title in (await self.read()).targets.items()]
         return [one for one in found if one.count]
 
-    async def _undelivered(self, target: str) -> Undelivered:
+    async def _undelivered(self, target: str, title: str) -> Undelivered:
         due, out = self._target(target)
         count, first = await self._client.pipeline([("ZCARD", due), ("ZRANGE", due, 0, 0)])
-        nothing = Undelivered(target=target, count=count)
+        nothing = Undelivered(target=target, title=title, count=count)
         if not first or (body := await self._client.command("HGET", out, first[0])) is None:
             return nothing
         waiting = decode(body, Waiting)

@@ -11,7 +11,7 @@ It raises `LogDiverged` when it is not the store any more that was joined.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, Final, Literal, Protocol
 
 import msgspec
 
@@ -300,6 +300,10 @@ class Renewal(msgspec.Struct, frozen=True, kw_only=True):
     outcome: Literal["ok", "lost", "cancel"]
 
 
+#: How many notices may wait for one target.
+NOTICES_LIMIT: Final = 10_000
+
+
 class Position(msgspec.Struct, frozen=True, kw_only=True):
     """How far the log of a partition has been read for notices: the last entry, its `seq`, and the log's `epoch`."""
 
@@ -309,11 +313,15 @@ class Position(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class NoticePage(msgspec.Struct, frozen=True, kw_only=True):
-    """What the book says at `version`, which each write raises: positions by partition, and incidents by their keys."""
+    """What the book says at `version`, which each write raises: positions by partition, and incidents by their keys.
+
+    `targets` are all that ever were told something, with what people call them.
+    """
 
     version: int
     positions: dict[int, Position] = {}
     incidents: dict[str, Incident] = {}
+    targets: dict[str, str] = {}
 
 
 class NoticeChange(msgspec.Struct, frozen=True, kw_only=True):
@@ -327,7 +335,7 @@ class NoticeChange(msgspec.Struct, frozen=True, kw_only=True):
     incidents: dict[str, Incident | None] = {}
     standing: dict[str, str | None] = {}
     notices: Sequence[Notice] = ()
-    targets: Sequence[str] = ()
+    targets: dict[str, str] = {}
 
 
 class ClaimedNotice(msgspec.Struct, frozen=True, kw_only=True):
@@ -347,6 +355,7 @@ class Undelivered(msgspec.Struct, frozen=True, kw_only=True):
     """What waits for a target: how many notices, and the oldest of them with its attempts and the last problem."""
 
     target: str
+    title: str
     count: int
     attempts: int = 0
     problem: str = ""
@@ -539,5 +548,5 @@ class NoticeBook(Protocol):
         False, and nothing written, when the claim ran out and somebody else has it.
         """
 
-    async def undelivered(self, targets: Sequence[str]) -> list[Undelivered]:
-        """What waits for these targets, those for which nothing does left out."""
+    async def undelivered(self) -> list[Undelivered]:
+        """What waits, by target; those for which nothing does are left out."""

@@ -13,12 +13,13 @@ import msgspec
 
 from tailrace.core.errors import ConfigurationError, IdentityMismatch, LogDiverged, StoreUnavailable, TailraceError
 from tailrace.core.redis_backend.connection import RedisSettings
+from tailrace.core.redis_backend.notices import RedisNotices
 from tailrace.core.redis_backend.store import RedisStore
 from tailrace.infra.client import Gateway
 from tailrace.infra.commands.options import data_dir_option, json_option, print_json
 from tailrace.infra.config import UP_FILE, Settings, load_settings
 from tailrace.infra.processes.running import run_loop
-from tailrace.projections.watchdog.checks import Check, check_store
+from tailrace.projections.watchdog.checks import Check, check_notices, check_store
 
 _MARKS = {"ok": ("✓", "green"), "warning": ("!", "yellow"), "failed": ("✗", "red")}
 _STORE_SECONDS = 10.0
@@ -104,7 +105,8 @@ async def _store(settings: Settings, url: str) -> tuple[str | None, list[Check]]
         async with asyncio.timeout(_STORE_SECONDS):
             store = await RedisStore.open(RedisSettings(url=url), namespace=settings.namespace, create=False)
             try:
-                return store.instance_id, list(await check_store(store))
+                checks = [*await check_store(store), *await check_notices(RedisNotices(store))]
+                return store.instance_id, checks
             finally:
                 await store.aclose()
     except (TimeoutError, StoreUnavailable) as error:

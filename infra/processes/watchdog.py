@@ -26,7 +26,7 @@ def run_watchdog(settings: Settings, *, as_json: bool = False) -> None:
             services = [Watchdog(store, CommandHandler(store), options).run()]
             if told:
                 book = RedisNotices(store)
-                services.append(Teller(store, book, [sender.target for sender in told], telling).run())
+                services.append(Teller(store, book, {sender.target: sender.title for sender in told}, telling).run())
                 services += [Delivery(store, book, sender).run() for sender in told]
             life.ready()
             await until_stopped(life.stop, *services)

@@ -9,7 +9,7 @@ import msgspec
 
 from tailrace.core.clock import SECOND
 from tailrace.core.engine.command_handler import FULL_MARK
-from tailrace.core.store.port import PartitionFacts
+from tailrace.core.store.port import PartitionFacts, Undelivered
 from tailrace.projections.watchdog.facts import HEALS_US, AgentFacts
 from tailrace.projections.watchdog.rules import FULL
 
@@ -54,6 +54,18 @@ def server(settings: Mapping[str, str]) -> Iterator[Check]:
     elif not wrong:
         yield Check(name="durability", status="ok", detail="what is acknowledged is on disk, and nothing is evicted")
     yield _topology(settings)
+
+
+def notices(waiting: Sequence[Undelivered]) -> Iterator[Check]:
+    """Receivers of notices that do not take them: people are not told of what goes wrong."""
+    for target in waiting:
+        if target.attempts:
+            yield Check(
+                name="notices",
+                status="warning",
+                detail=f"{target.count} wait for {target.title}, after {target.attempts} attempts: {target.problem}",
+                suggestion="look at the receiver, or correct its setting for the watchdog",
+            )
 
 
 def _version(name: str, version: str) -> Check:

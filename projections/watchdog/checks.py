@@ -1,4 +1,4 @@
-"""`check_store`: looks at a whole installation through the store, for `tailrace doctor`."""
+"""`check_store` and `check_notices`: look at a whole installation through the store, for `tailrace doctor`."""
 
 from __future__ import annotations
 
@@ -7,17 +7,27 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Final
 
 from tailrace.core.errors import TailraceError
-from tailrace.core.store.port import WorkflowStore
+from tailrace.core.store.port import NoticeBook, WorkflowStore
 from tailrace.projections.watchdog import check_rules
 from tailrace.projections.watchdog.check_rules import Check
 from tailrace.projections.watchdog.collect import PROBE_SECONDS, Round
 from tailrace.projections.watchdog.facts import AgentFacts
 from tailrace.projections.watchdog.motion import Motion
 
-__all__ = ["Check", "check_store"]
+__all__ = ["Check", "check_notices", "check_store"]
 
 #: Timers that are due now are looked at again after so long: those that fire in time are gone by then.
 TIMER_LOOK_SECONDS: Final = 1.0
+
+
+async def check_notices(book: NoticeBook) -> list[Check]:
+    """Whether those who are to be told of faults are told; nothing when all is well, or when nobody is to be."""
+    try:
+        async with asyncio.timeout(PROBE_SECONDS):
+            return list(check_rules.notices(await book.undelivered()))
+    except (TailraceError, TimeoutError) as error:
+        detail = f"can't be looked at: {str(error) or 'no answer in time'}"
+        return [Check(name="notices", status="warning", detail=detail)]
 
 
 async def check_store(store: WorkflowStore, *, timer_look_seconds: float = TIMER_LOOK_SECONDS) -> list[Check]:

@@ -15,7 +15,7 @@ import msgspec
 from msgspec.structs import replace
 
 from tailrace.core.clock import to_us
-from tailrace.core.errors import TailraceError
+from tailrace.core.errors import StoreUnavailable, TailraceError
 from tailrace.core.notices import Notice, shortened
 from tailrace.core.store.port import ClaimedNotice, NoticeBook, WorkflowStore
 
@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 
 #: How much longer a claim holds than a sender may take, in seconds.
 _MARGIN_SECONDS: Final = 5.0
+_TROUBLE_SECONDS: Final = 5.0
 _PROBLEM_LIMIT: Final = 300
 
 
@@ -68,10 +69,13 @@ class Delivery:
         while True:
             try:
                 wait = await self.deliver()
-            except (TailraceError, TimeoutError) as error:
-                # (The teller, and the watchdog, say what is wrong with the store.)
+            except (StoreUnavailable, TimeoutError) as error:
+                # (The teller, and the watchdog, say so.)
                 log.debug("notices wait for the store: %s", error)
                 wait = self._options.poll_seconds
+            except TailraceError:
+                log.exception("a notice to %s is left for later", self._sender.title)
+                wait = _TROUBLE_SECONDS
             await asyncio.sleep(wait)
 
     async def deliver(self) -> float:

@@ -32,7 +32,7 @@ def judge(facts: Facts) -> Verdict:
     findings = list(_open(facts))
     stands = any(finding.cause is not None and not finding.aside for finding in findings)
     if facts.fullness is not None and facts.fullness >= FULL:
-        findings.append(_full(facts.fullness, aside=not stands))
+        findings.append(store_full(facts.fullness, aside=not stands))
     return conclude(facts, findings)
 
 
@@ -130,7 +130,8 @@ def _waiting_for_retry(
     )
 
 
-def _full(fullness: float, *, aside: bool) -> Finding:
+def store_full(fullness: float, *, aside: bool) -> Finding:
+    """The store refuses what is new."""
     return Finding(
         cause="store-full",
         summary=f"the store is {fullness:.0%} full; it refuses what it is asked to keep",

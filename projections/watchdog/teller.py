@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import msgspec
 
+from tailrace.core.clock import to_us
 from tailrace.core.codec import decode_event
 from tailrace.core.errors import LogDiverged, StoreUnavailable, TailraceError, Undecodable
 from tailrace.core.store.port import NoticeBook, NoticeChange, NoticePage, Position, RawEntry, WorkflowStore
+from tailrace.projections.watchdog.rules import FULL, store_full
 from tailrace.projections.watchdog.telling import TOLD, Telling, TellingOptions, Told, failed_runs
 
 log = logging.getLogger(__name__)
@@ -26,31 +29,35 @@ _BACKOFF: Final = (0.5, 1.0, 2.0, 5.0)
 
 
 class TellerOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """How a teller reads; times in seconds. A place in the log at which nothing was to be told is written down seldom."""
+    """How a teller reads; times in seconds. A place in the log at which nothing was to be told is written down seldom, each
+    `note_seconds`; how full the store is is looked at each `look_seconds`.
+    """
 
     poll_seconds: float = 0.5
     lease_seconds: float = 5.0
     entries_per_read: int = 200
     note_seconds: float = 10.0
+    look_seconds: float = 5.0
     telling: TellingOptions = TellingOptions()
 
 
 class Teller:
-    """Reads every partition of a store. `targets` are the names of those that are told."""
+    """Reads every partition of a store. `targets`: who is told, with what people call them."""
 
     def __init__(
-        self, store: WorkflowStore, book: NoticeBook, targets: Sequence[str], options: TellerOptions | None = None
+        self, store: WorkflowStore, book: NoticeBook, targets: Mapping[str, str], options: TellerOptions | None = None
     ) -> None:
         self._store = store
         self._book = book
-        self._targets = tuple(targets)
+        self._targets = dict(targets)
         self._options = options or TellerOptions()
         self._name = f"teller-{os.getpid()}-{os.urandom(4).hex()}"
         self._epoch: int | None = None
         self._renewed_at = 0.0
         self._page: NoticePage | None = None
         self._positions: dict[int, Position] = {}
-        self._noted_at = 0.0
+        self._noted_at = -math.inf
+        self._looked_at = 0
 
     async def run(self) -> None:
         """Read until cancelled, whenever the lease is ours; then give it up, so that another one can go on at once."""
@@ -80,12 +87,16 @@ class Teller:
         now = await self._store.now()
         page = await self._current_page()
         reads = await asyncio.gather(*(self._read(partition) for partition in range(self._store.partitions)))
+        # (Only when all have been read: what is read besides a failure must not count as told.)
+        for partition, entries in enumerate(reads):
+            self._go_on(partition, entries)
         told = [one for entries in reads for one in _told(entries)]
         telling = Telling(
             page.incidents,
             await self._book.standing(list(dict.fromkeys(one.workflow_id for one in told))),
             self._options.telling,
         )
+        await self._look_at_the_store(telling, now)
         telling.take(told, await self._types(failed_runs(told)), now)
         telling.settle(now)
         if telling.incidents or telling.standing or telling.notices or self._is_to_be_noted(page):
@@ -109,7 +120,7 @@ class Teller:
             for partition in range(self._store.partitions):
                 await self._store.check_identity(partition)
                 self._positions[partition] = await self._place(partition, page.positions.get(partition))
-            self._page, self._noted_at = page, 0.0
+            self._page, self._noted_at = page, -math.inf
         return self._page
 
     async def _place(self, partition: int, known: Position | None) -> Position:
@@ -126,14 +137,27 @@ class Teller:
 
     async def _read(self, partition: int) -> Sequence[RawEntry]:
         place = self._positions[partition]
-        entries = await self._store.read_log(partition, place.entry_id, count=self._options.entries_per_read)
+        return await self._store.read_log(partition, place.entry_id, count=self._options.entries_per_read)
+
+    def _go_on(self, partition: int, entries: Sequence[RawEntry]) -> None:
+        place = self._positions[partition]
         if entries:
-            if place.seq and entries[0].seq > place.seq + 1:
-                missing = entries[0].seq - place.seq - 1
-                log.error("partition %d: %d events were trimmed before they were read for notices", partition, missing)
+            if entries[0].seq != place.seq + 1:
+                log.error(
+                    "partition %d: the log goes on with event %d after %d was read; what is in between is not told",
+                    partition,
+                    entries[0].seq,
+                    place.seq,
+                )
             last = entries[-1]
             self._positions[partition] = Position(entry_id=last.entry_id, seq=last.seq, epoch=place.epoch)
-        return entries
+
+    async def _look_at_the_store(self, telling: Telling, now: int) -> None:
+        """A store that is full stands in no run's log."""
+        if now - self._looked_at >= to_us(self._options.look_seconds):
+            self._looked_at = now
+            fullness = await self._store.fullness()
+            telling.see(store_full(fullness, aside=False), now, shows=fullness >= FULL)
 
     async def _types(self, workflow_ids: Sequence[str]) -> dict[str, str]:
         """The pipelines of these runs, as far as they can be read."""
@@ -160,7 +184,7 @@ class Teller:
             incidents=telling.incidents,
             standing=telling.standing,
             notices=telling.notices,
-            targets=self._targets if telling.notices else (),
+            targets=self._targets if telling.notices else {},
         )
         # Whatever becomes of it: if it is not written, or nobody knows, the book says where to go on.
         self._page = None
@@ -175,6 +199,7 @@ class Teller:
             version=page.version + 1,
             positions=dict(self._positions),
             incidents={key: incident for key, incident in incidents.items() if incident is not None},
+            targets=page.targets,
         )
 
     async def _give_up(self) -> None:

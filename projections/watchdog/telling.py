@@ -23,6 +23,8 @@ from tailrace.core.events import (
     WorkflowStalled,
 )
 from tailrace.core.notices import NAMED, FailedRun, Incident, Notice, NoticeKind, incident_key, shortened
+from tailrace.projections.watchdog.diagnosis import CAUSES
+from tailrace.projections.watchdog.findings import Finding
 
 #: Types of events that are looked at; all others are passed over undecoded.
 TOLD: Final = frozenset(
@@ -92,6 +94,28 @@ class Telling:
                 case _:
                     pass
 
+    def see(self, finding: Finding, now: int, *, shows: bool) -> None:
+        """Look at a fault that stands in no run's log: whether it `shows` now."""
+        assert finding.cause is not None
+        key = incident_key(finding.cause, finding.scope)
+        known = self._incidents.get(key)
+        if known is None and shows:
+            known = Incident(
+                id=_id(key, str(now)),
+                cause=finding.cause,
+                scope=finding.scope,
+                hop=CAUSES[finding.cause].hop,
+                summary=finding.summary,
+                suggestion=finding.suggestion,
+                opened_at=now,
+            )
+        if known is not None:
+            if shows and known.quiet_since is not None:
+                known = replace(known, returned=known.returned + 1, quiet_since=None)
+            elif not shows and known.quiet_since is None:
+                known = replace(known, quiet_since=now)
+            self._incidents[key] = known
+
     def settle(self, now: int) -> None:
         """What time has decided: faults that were watched for long enough, and faults that are over."""
         for key, incident in list(self._incidents.items()):
@@ -112,7 +136,7 @@ class Telling:
         self._leave(one)
         self._standing[one.workflow_id] = key
         known = self._incidents.get(key) or Incident(
-            id=_id(one, key),
+            id=_id(key, f"{one.workflow_id}:{one.version}"),
             cause=stalled.cause,
             scope=scope,
             hop=stalled.hop,
@@ -164,6 +188,6 @@ def failed_runs(told: Iterable[Told]) -> list[str]:
     return [one.workflow_id for one in told if isinstance(one.event, WorkflowFailed)]
 
 
-def _id(one: Told, key: str) -> str:
+def _id(key: str, began: str) -> str:
     """Derived from what began it, so that whoever finds it gives it the same name."""
-    return hashlib.sha256(f"{key}\n{one.workflow_id}:{one.version}".encode()).hexdigest()[:20]
+    return hashlib.sha256(f"{key}\n{began}".encode()).hexdigest()[:20]

@@ -19,6 +19,7 @@ from tailrace.core.testing import builders
 from tailrace.gateway.notices import LIMIT_BYTES, notice_document
 from tailrace.gateway.webhooks import Webhook
 from tailrace.infra.embedded import EmbeddedRedis
+from tailrace.projections.watchdog.checks import check_notices
 from tailrace.projections.watchdog.delivery import Delivery, DeliveryOptions
 from tailrace.projections.watchdog.teller import Teller, TellerOptions
 from tailrace.projections.watchdog.telling import TellingOptions
@@ -57,7 +58,7 @@ async def telling(
             book = RedisNotices(world.store)
             webhook = Webhook(receiver.url, SECRET, source="urn:tailrace:test", namespace="test", private=True)
             await opened.enter_async_context(webhook)
-            teller = Teller(world.store, book, [webhook.target], options)
+            teller = Teller(world.store, book, {webhook.target: webhook.title}, options)
             delivery = Delivery(world.store, book, webhook, SENDING)
             await teller.turn()
             await opened.enter_async_context(running(teller.run(), delivery.run()))
@@ -152,15 +153,17 @@ async def test_a_receiver_that_is_down_is_told_when_it_is_back(world: World) -> 
         await world.handler.execute(run, FlagStall(cause="overdue", hop="worker", summary="x"), actor="watchdog")
         await world.handler.execute(run, PauseWorkflow(), actor="test")
         book = RedisNotices(world.store)
-        (target,) = {Webhook(gone, SECRET, source="", namespace="").target}
 
         async def both_wait() -> bool:
-            waiting = await book.undelivered([target])
+            waiting = await book.undelivered()
             return bool(waiting) and waiting[0].count == 2 and waiting[0].attempts > 1
 
         await eventually(both_wait)
-        (waiting,) = await book.undelivered([target])
+        (waiting,) = await book.undelivered()
         assert "Connect call failed" in waiting.problem
+        (check,) = await check_notices(book)
+        assert (check.name, check.status) == ("notices", "warning")
+        assert f"2 wait for the webhook at http://127.0.0.1:{port}" in check.detail
         async with receiving(port) as back:
             back.status = 503
 
@@ -173,7 +176,8 @@ async def test_a_receiver_that_is_down_is_told_when_it_is_back(world: World) -> 
             assert sorted(back.kinds()) == ["incident-opened", "incident-over"]
             taken = [document["id"] for document in back.notices]
             assert sorted(taken) == sorted(set(back.ids))
-            assert await book.undelivered([target]) == []
+            assert await book.undelivered() == []
+            assert await check_notices(book) == []
 
 
 async def test_redirects_are_not_followed(world: World) -> None:

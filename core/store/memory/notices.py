@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from tailrace.core.clock import to_us
 from tailrace.core.store.memory.data import MemoryData
-from tailrace.core.store.port import ClaimedNotice, NoticeChange, NoticePage, Undelivered
+from tailrace.core.store.port import NOTICES_LIMIT, ClaimedNotice, NoticeChange, NoticePage, Undelivered
 
 
 @dataclass
@@ -56,15 +56,19 @@ class MemoryNotices:
             version=page.version + 1,
             positions={**page.positions, **change.positions},
             incidents={key: incident for key, incident in incidents.items() if incident is not None},
+            targets={**page.targets, **change.targets},
         )
         standing = {**book.standing, **change.standing}
         book.standing = {run: key for run, key in standing.items() if key is not None}
-        now = self._data.clock.now()
+        now, dropped = self._data.clock.now(), 0
         for target in change.targets:
             waiting = book.waiting.setdefault(target, {})
             for notice in change.notices:
-                waiting[notice.id] = ClaimedNotice(target=target, notice=notice, until=now)
-        return 0
+                if len(waiting) < NOTICES_LIMIT:
+                    waiting[notice.id] = ClaimedNotice(target=target, notice=notice, until=now)
+                else:
+                    dropped += 1
+        return dropped
 
     async def claim(self, target: str, *, seconds: float) -> ClaimedNotice | None:
         now = self._data.clock.now()
@@ -87,12 +91,14 @@ class MemoryNotices:
             waiting[claimed.notice.id] = replace(claimed, until=due_at)
         return True
 
-    async def undelivered(self, targets: Sequence[str]) -> list[Undelivered]:
-        found = []
-        for target in targets:
-            if waiting := self._book.waiting.get(target, {}):
-                first = min(waiting.values(), key=lambda one: one.until)
-                found.append(
-                    Undelivered(target=target, count=len(waiting), attempts=first.attempts, problem=first.problem)
-                )
-        return found
+    async def undelivered(self) -> list[Undelivered]:
+        return [
+            _undelivered(target, title, list(waiting.values()))
+            for target, title in self._book.page.targets.items()
+            if (waiting := self._book.waiting.get(target, {}))
+        ]
+
+
+def _undelivered(target: str, title: str, waiting: Sequence[ClaimedNotice]) -> Undelivered:
+    first = min(waiting, key=lambda one: one.until)
+    return Undelivered(target=target, title=title, count=len(waiting), attempts=first.attempts, problem=first.problem)

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from tailrace.core.clock import to_us
 from tailrace.core.events import Failure
 from tailrace.core.notices import FailedRun, Incident, Notice
-from tailrace.core.store.port import NoticeBook, NoticeChange, NoticePage, Position, Undelivered
+from tailrace.core.store.port import NOTICES_LIMIT, NoticeBook, NoticeChange, NoticePage, Position, Undelivered
 from tailrace.core.testing.conformance.harness import Harness
 
 LEASE_SECONDS = 0.3
@@ -65,11 +65,14 @@ class NoticeSuite:
             incidents={INCIDENT.key: INCIDENT},
             standing=standing,
             notices=[notice("n1")],
-            targets=["here", "there"],
+            targets={"here": "us", "there": "them"},
         )
         assert await book.write(change) == 0
         other = backend.notices()
-        assert await other.read() == NoticePage(version=1, positions={1: PLACE}, incidents={INCIDENT.key: INCIDENT})
+        targets = {"here": "us", "there": "them"}
+        assert await other.read() == NoticePage(
+            version=1, positions={1: PLACE}, incidents={INCIDENT.key: INCIDENT}, targets=targets
+        )
         assert await other.standing(["run-1", "run-2", "run-3"]) == standing
         assert await other.standing([]) == {}
         for target in ("here", "there"):
@@ -82,13 +85,13 @@ class NoticeSuite:
             version=1, positions={0: later}, incidents={INCIDENT.key: None}, standing={"run-1": None, "run-3": "x"}
         )
         assert await other.write(change) == 0
-        assert await book.read() == NoticePage(version=2, positions={0: later, 1: PLACE})
+        assert await book.read() == NoticePage(version=2, positions={0: later, 1: PLACE}, targets=targets)
         assert await book.standing(["run-1", "run-2", "run-3"]) == {"run-2": INCIDENT.key, "run-3": "x"}
 
     async def test_of_two_steps_from_one_version_one_is_written(self, backend: Harness) -> None:
         """The other leaves nothing behind: whoever made it has to read again."""
         changes = [
-            NoticeChange(version=0, positions={number: PLACE}, notices=[notice(f"n{number}")], targets=["here"])
+            NoticeChange(version=0, positions={number: PLACE}, notices=[notice(f"n{number}")], targets={"here": "us"})
             for number in range(4)
         ]
         written = await asyncio.gather(*(backend.notices().write(change) for change in changes))
@@ -132,18 +135,32 @@ class NoticeSuite:
     async def test_what_waits_can_be_seen(self, backend: Harness) -> None:
         """How many there are for a target, and what is wrong with the one that is due next."""
         book = await self._with(backend, "n1", "n2")
-        assert await book.undelivered(["here", "there"]) == [Undelivered(target="here", count=2)]
+        assert await book.undelivered() == [Undelivered(target="here", title="us", count=2)]
         claimed = await book.claim("here", seconds=60)
         assert claimed is not None
         assert await book.settle(replace(claimed, attempts=3, problem="it answered 503"), due_at=1)
-        assert await book.undelivered(["here"]) == [
-            Undelivered(target="here", count=2, attempts=3, problem="it answered 503")
+        assert await book.undelivered() == [
+            Undelivered(target="here", title="us", count=2, attempts=3, problem="it answered 503")
         ]
+
+    async def test_what_waits_is_bounded(self, backend: Harness) -> None:
+        """What does not fit in is counted; the step is written nevertheless."""
+        book = backend.notices()
+        change = NoticeChange(
+            version=0,
+            positions={1: PLACE},
+            notices=[notice(f"n{number}") for number in range(NOTICES_LIMIT + 2)],
+            targets={"here": "us"},
+        )
+        assert await book.write(change) == 2
+        assert (await book.read()).positions == {1: PLACE}
+        (waiting,) = await book.undelivered()
+        assert waiting.count == NOTICES_LIMIT
 
     @staticmethod
     async def _with(backend: Harness, *names: str) -> NoticeBook:
         book = backend.notices()
-        change = NoticeChange(version=0, notices=[notice(name) for name in names], targets=["here"])
+        change = NoticeChange(version=0, notices=[notice(name) for name in names], targets={"here": "us"})
         assert await book.write(change) == 0
         return book
 
