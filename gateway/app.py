@@ -10,6 +10,7 @@ from tailrace.core.artifacts import ArtifactStore
 from tailrace.core.engine.command_handler import CommandHandler
 from tailrace.core.store.port import WorkflowStore
 from tailrace.gateway.access import Access
+from tailrace.gateway.cloudevents import source_of
 from tailrace.gateway.feed import Feed
 from tailrace.gateway.metrics import Metrics
 from tailrace.gateway.middleware import add_headers, edge
@@ -17,7 +18,6 @@ from tailrace.gateway.ports import Diagnose
 from tailrace.gateway.routes import agents, artifacts, commands, definitions, events, figures, health, stalls, workflows
 from tailrace.gateway.services import SERVICES, Services
 from tailrace.gateway.settings import GatewaySettings
-from tailrace.gateway.streams import source_of
 from tailrace.projections.queries import Queries
 
 PREFIX: Final = "/api/v1"

@@ -12,7 +12,7 @@ import msgspec
 
 from tailrace.core.clock import to_rfc3339
 from tailrace.core.codec import decode_event, to_json
-from tailrace.core.store.port import RawEntry
+from tailrace.core.store.port import RawEntry, WorkflowStore
 
 TYPE_PREFIX: Final = "dev.tailrace."
 
@@ -46,6 +46,11 @@ def to_cloud_event(entry: RawEntry, source: str) -> CloudEvent:
         data=data,
         traceparent=entry.traceparent,
     )
+
+
+def source_of(store: WorkflowStore) -> str:
+    """The `source` of every event of this installation."""
+    return f"urn:tailrace:{store.instance_id}"
 
 
 def plain(value: Any) -> Any:

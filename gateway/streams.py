@@ -18,7 +18,7 @@ from tailrace.core.events import TERMINAL
 from tailrace.core.partitioning import partition_of
 from tailrace.core.store.port import Head, WorkflowStore
 from tailrace.gateway import cursors
-from tailrace.gateway.cloudevents import TYPE_PREFIX, Item
+from tailrace.gateway.cloudevents import TYPE_PREFIX, Item, source_of
 from tailrace.gateway.cursors import LogCursor, Position, RunCursor
 from tailrace.gateway.feed import Subscription
 from tailrace.gateway.history import History, Missing, RunStatus
@@ -248,11 +248,6 @@ async def interrupt(stream: EventStream, subscription: Subscription, services: S
             await stream.send(b": the gateway stops; connect again\n\n")
             await stream.flush()
     raise Interrupted
-
-
-def source_of(store: WorkflowStore) -> str:
-    """The `source` of every event of this installation."""
-    return f"urn:tailrace:{store.instance_id}"
 
 
 async def heads_of(store: WorkflowStore) -> list[Head]:

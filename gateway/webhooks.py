@@ -81,7 +81,7 @@ class Webhook:
             return f"no answer within {TIMEOUT_SECONDS:.0f} s"
         except aiohttp.ClientConnectorError as error:
             return str(error.os_error) or type(error.os_error).__name__
-        except (aiohttp.ClientError, OSError) as error:
+        except (aiohttp.ClientError, OSError, ValueError) as error:
             # (Its text may repeat the URL.)
             return f"the request failed: {type(error).__name__}"
         if 300 <= status < 400:

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
+from tailrace.core.store.port import WorkflowStore
+from tailrace.gateway.cloudevents import source_of
 from tailrace.infra.config import Settings
 from tailrace.projections.watchdog.delivery import NoticeSender
 
 
 @asynccontextmanager
-async def senders(settings: Settings, instance_id: str) -> AsyncIterator[list[NoticeSender]]:
+async def senders(settings: Settings, store: WorkflowStore) -> AsyncIterator[list[NoticeSender]]:
     """A sender for each webhook and for the command; they end with the block."""
-    source = f"urn:tailrace:{instance_id}"
+    source = source_of(store)
     async with AsyncExitStack() as opened:
         found: list[NoticeSender] = []
         if settings.notices.webhooks:

@@ -9,7 +9,7 @@ from aiohttp import web
 
 from tailrace.core.errors import ReadModelUnavailable, Undecodable
 from tailrace.gateway import cursors
-from tailrace.gateway.cloudevents import CloudEvent, to_cloud_event
+from tailrace.gateway.cloudevents import CloudEvent, source_of, to_cloud_event
 from tailrace.gateway.cursors import RunCursor
 from tailrace.gateway.history import History, Missing, RunStatus
 from tailrace.gateway.problems import Refusal
@@ -17,7 +17,7 @@ from tailrace.gateway.responses import document, workflow_id_of
 from tailrace.gateway.schemas import query_number
 from tailrace.gateway.services import Services, services_of
 from tailrace.gateway.sse import cursor_of, open_stream, wants_stream
-from tailrace.gateway.streams import Filter, LogStream, RunStream, epoch_of, source_of
+from tailrace.gateway.streams import Filter, LogStream, RunStream, epoch_of
 
 
 class Skipped(msgspec.Struct, frozen=True, kw_only=True):

@@ -22,7 +22,7 @@ def run_watchdog(settings: Settings, *, as_json: bool = False) -> None:
     telling = TellerOptions(telling=TellingOptions(quiet_seconds=settings.notices.quiet_seconds))
 
     async def main(life: Life) -> None:
-        async with open_store(settings) as store, senders(settings, store.instance_id) as told:
+        async with open_store(settings) as store, senders(settings, store) as told:
             services = [Watchdog(store, CommandHandler(store), options).run()]
             if told:
                 book = RedisNotices(store)

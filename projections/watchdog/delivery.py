@@ -87,7 +87,7 @@ class Delivery:
             log.error("notice %s to %s is given up: %s", claimed.notice.id, self._sender.title, claimed.problem)
             await self._book.settle(claimed, due_at=None)
             return 0.0
-        problem = await self._sender.send(claimed.notice)
+        problem = await self._send(claimed.notice)
         if problem is None:
             if self._failures:
                 log.info("%s takes notices again", self._sender.title)
@@ -95,6 +95,14 @@ class Delivery:
             await self._book.settle(claimed, due_at=None)
             return 0.0
         return await self._failed(claimed, shortened(problem, _PROBLEM_LIMIT))
+
+    async def _send(self, notice: Notice) -> str | None:
+        try:
+            return await self._sender.send(notice)
+        except Exception as error:
+            # No receiver, whatever it does, ends a watchdog.
+            log.exception("notice %s to %s broke its sender", notice.id, self._sender.title)
+            return f"{type(error).__name__} in its sender"
 
     async def _failed(self, claimed: ClaimedNotice, problem: str) -> float:
         wait = self._wait(claimed.attempts)

@@ -201,6 +201,21 @@ async def test_addresses_inside_are_refused(host: str) -> None:
     assert receiver.ids == []
 
 
+async def test_an_address_that_is_public_is_connected_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the very socket that was checked. (This machine's own stands for one of the internet.)"""
+    checked: list[str] = []
+
+    def is_public(address: str) -> bool:
+        checked.append(address)
+        return True
+
+    monkeypatch.setattr("tailrace.gateway.webhooks.is_public", is_public)
+    async with receiving() as receiver, Webhook(receiver.url, SECRET, source="", namespace="") as webhook:
+        assert await webhook.send(NOTICE) is None
+        assert receiver.kinds() == ["run-failed"]
+    assert checked == ["127.0.0.1"]
+
+
 async def test_a_name_that_changes_its_address_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """What counts is the address of the very connection: first a public one, then one inside."""
     async with receiving() as receiver:

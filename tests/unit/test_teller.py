@@ -223,6 +223,21 @@ async def test_a_sender_that_ends_in_the_middle_leaves_it_to_another() -> None:
     assert sender.sent == ["n1"]
 
 
+async def test_a_sender_that_breaks_ends_no_watchdog(caplog: pytest.LogCaptureFixture) -> None:
+    """It counts as a failure, and is tried again."""
+
+    class Breaking(Sender):
+        async def send(self, notice: Notice) -> str | None:
+            raise UnicodeError("no such host")
+
+    world = World()
+    await book_with(world, "n1")
+    await Delivery(world.store, world.book, Breaking(None)).deliver()
+    (waiting,) = await world.book.undelivered()
+    assert (waiting.attempts, waiting.problem) == (1, "UnicodeError in its sender")
+    assert "broke its sender" in caplog.text
+
+
 async def test_a_store_that_is_away_is_waited_for(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

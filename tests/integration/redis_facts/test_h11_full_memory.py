@@ -7,12 +7,16 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from tailrace.core.commands import PauseWorkflow, ResumeWorkflow
 from tailrace.core.engine.command_handler import CommandHandler
 from tailrace.core.errors import AlreadyExists, StoreFull
+from tailrace.core.redis_backend.notices import RedisNotices
 from tailrace.core.store.port import WorkerBeat
 from tailrace.core.testing.builders import completed, create_workflow, line, pipeline, stage, started
+from tailrace.projections.watchdog.teller import Teller, TellerOptions
+from tailrace.projections.watchdog.telling import TellingOptions
 from tests.support.audit import audit
 from tests.support.bench import Bench
 from tests.support.dump import dump
@@ -148,3 +152,24 @@ async def test_h11_processes_may_start_in_a_full_store(full: Bench, tmp_path: Pa
         await full.wait_status("completed", *runs)
     await full.store.put_definition(definition.definition)
     await audit(full.store)
+
+
+@pytest.mark.hole("H11")
+async def test_h11_people_are_told_that_it_is_full(full: Bench) -> None:
+    """The notice is kept in the store itself, claimed there, tried again and taken off, without any room."""
+    book = RedisNotices(full.store)
+    options = TellerOptions(look_seconds=0.0, telling=TellingOptions(gather_seconds=0.0))
+    teller = Teller(full.store, book, {"here": "us"}, options)
+    epoch = await book.lead("t1", None, seconds=5.0)
+    await teller.turn()
+    await fill(full)
+    await teller.turn()
+    assert await book.lead("t1", epoch, seconds=5.0) == epoch
+    claimed = await book.claim("here", seconds=60)
+    assert claimed is not None
+    assert claimed.notice.incident is not None
+    assert claimed.notice.incident.cause == "store-full"
+    assert await book.settle(replace(claimed, attempts=1, problem="it answered 503"), due_at=1)
+    claimed = await book.claim("here", seconds=60)
+    assert claimed is not None
+    assert await book.settle(claimed, due_at=None)
