@@ -58,7 +58,7 @@ def projector_command(as_json: bool) -> None:
 @click.command("watchdog")
 @json_option
 def watchdog_command(as_json: bool) -> None:
-    """Flag runs that stand still, and name the cause.
+    """Flag runs that stand still, and name the cause; tell people outside, where webhooks or a command are set.
 
     \b
     Example:

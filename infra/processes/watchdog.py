@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 from tailrace.core.engine.command_handler import CommandHandler
 from tailrace.core.redis_backend.notices import RedisNotices
 from tailrace.infra.config import Settings
@@ -14,6 +16,8 @@ from tailrace.projections.watchdog.repairs import parse_repairs
 from tailrace.projections.watchdog.teller import Teller, TellerOptions
 from tailrace.projections.watchdog.telling import TellingOptions
 
+log = logging.getLogger(__name__)
+
 
 def run_watchdog(settings: Settings, *, as_json: bool = False) -> None:
     """Look for runs that stand still, and say why, until a signal; and tell those whom the settings name."""
@@ -25,6 +29,7 @@ def run_watchdog(settings: Settings, *, as_json: bool = False) -> None:
         async with open_store(settings) as store, senders(settings, store) as told:
             services = [Watchdog(store, CommandHandler(store), options).run()]
             if told:
+                log.info("faults are told to %s", ", ".join(sender.title for sender in told))
                 book = RedisNotices(store)
                 services.append(Teller(store, book, {sender.target: sender.title for sender in told}, telling).run())
                 services += [Delivery(store, book, sender).run() for sender in told]
