@@ -35,12 +35,20 @@ class AddressRefused(OSError):
 class Webhook:
     """One receiver; use it as a context."""
 
-    timeout_seconds: Final = TIMEOUT_SECONDS
-
-    def __init__(self, url: str, secret: str, *, source: str, namespace: str, private: bool = False) -> None:
+    def __init__(
+        self,
+        url: str,
+        secret: str,
+        *,
+        source: str,
+        namespace: str,
+        private: bool = False,
+        timeout_seconds: float = TIMEOUT_SECONDS,
+    ) -> None:
         parts = urlsplit(url)
         self.target = f"webhook-{hashlib.sha256(url.encode()).hexdigest()[:12]}"
         self.title = f"the webhook at {parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+        self.timeout_seconds = timeout_seconds
         self._url = url
         self._secret = secret
         self._source = source
@@ -55,7 +63,7 @@ class Webhook:
         )
         self._session = aiohttp.ClientSession(
             connector=connector,
-            timeout=aiohttp.ClientTimeout(total=TIMEOUT_SECONDS),
+            timeout=aiohttp.ClientTimeout(total=self.timeout_seconds),
             cookie_jar=aiohttp.DummyCookieJar(),
         )
         return self
@@ -78,7 +86,7 @@ class Webhook:
             async with self._session.post(self._url, data=body, headers=headers, allow_redirects=False) as response:
                 status = response.status
         except TimeoutError:
-            return f"no answer within {TIMEOUT_SECONDS:.0f} s"
+            return f"no answer within {self.timeout_seconds:g} s"
         except aiohttp.ClientConnectorError as error:
             return str(error.os_error) or type(error.os_error).__name__
         except (aiohttp.ClientError, OSError, ValueError) as error:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 
 from tailrace.core.commands import FlagStall, PauseWorkflow, ResumeWorkflow
 from tailrace.core.events import Failure
@@ -188,6 +191,36 @@ async def test_redirects_are_not_followed(world: World) -> None:
         async with Webhook(receiver.url, SECRET, source="", namespace="", private=True) as webhook:
             assert "redirects are not followed" in (await webhook.send(NOTICE) or "")
         assert (receiver.refused, elsewhere.ids) == (1, [])
+
+
+async def test_a_receiver_that_does_not_answer_is_left() -> None:
+    """When its time is over."""
+    async with receiving() as receiver:
+        receiver.open.clear()
+        webhook = Webhook(receiver.url, SECRET, source="", namespace="", private=True, timeout_seconds=0.3)
+        async with webhook:
+            assert await webhook.send(NOTICE) == "no answer within 0.3 s"
+        receiver.open.set()
+
+
+async def test_of_an_answer_only_its_status_is_read() -> None:
+    """One without end is not waited for."""
+    endless = asyncio.Event()
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        await response.write(b"x" * 100_000)
+        await endless.wait()
+        return response
+
+    app = web.Application()
+    app.router.add_post("/hook", answer)
+    async with TestServer(app) as server:
+        webhook = Webhook(str(server.make_url("/hook")), SECRET, source="", namespace="", private=True)
+        async with webhook, asyncio.timeout(webhook.timeout_seconds / 2):
+            assert await webhook.send(NOTICE) is None
+        endless.set()
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::1]", "[::ffff:127.0.0.1]", "0.0.0.0"])

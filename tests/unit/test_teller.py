@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from random import Random
 
 import pytest
+from msgspec.structs import replace
 
-from tailrace.core.commands import FlagStall, PauseWorkflow
+from tailrace.core.commands import FlagStall, PauseWorkflow, ResumeWorkflow
 from tailrace.core.engine.command_handler import CommandHandler
 from tailrace.core.errors import StoreUnavailable
 from tailrace.core.notices import Notice
 from tailrace.core.store.memory import MemoryBackend
+from tailrace.core.store.memory.notices import MemoryNotices
 from tailrace.core.store.port import NoticeChange
 from tailrace.core.testing import builders
 from tailrace.core.testing.clock import settle
@@ -94,6 +97,52 @@ async def test_many_that_read_tell_once() -> None:
         await asyncio.gather(*(teller.turn() for teller in tellers))
     (over,) = await world.waiting()
     assert (over.kind, over.subject) == ("incident-over", "agent builder")
+
+
+@pytest.mark.parametrize("seed", range(20))
+async def test_whatever_is_lost_on_the_way_it_is_told_once(seed: int) -> None:
+    """Readers that end anywhere, and replies that are lost before or after the step was written: the book is as without."""
+    world, chance = World(), Random(seed)
+    write = MemoryNotices.write
+
+    class Lossy(MemoryNotices):
+        async def write(self, change: NoticeChange) -> int | None:
+            await asyncio.sleep(0)
+            if chance.random() < 0.3:
+                raise StoreUnavailable("before it was written")
+            written = await write(self, change)
+            await asyncio.sleep(0)
+            if chance.random() < 0.3:
+                raise StoreUnavailable("after it was written")
+            return written
+
+    options = replace(OPTIONS, entries_per_read=7)
+    books = [Lossy(world.data, world.data.notices().book) for _ in range(3)]
+    await world.teller().turn()
+    runs = [await world.start(f"run-{number}") for number in range(60)]
+    for run in runs:
+        await world.flag(run)
+        if chance.random() < 0.5:
+            await world.handler.execute(run, PauseWorkflow(), actor="test")
+            if chance.random() < 0.5:
+                await world.handler.execute(run, ResumeWorkflow(), actor="test")
+                await world.flag(run)
+        for book in books:
+            reading = asyncio.create_task(Teller(world.store, book, TARGETS, options).turn())
+            if chance.random() < 0.2:
+                await settle(chance.randrange(12))
+                reading.cancel()
+            await asyncio.wait([reading])
+            assert reading.cancelled() or isinstance(reading.exception(), StoreUnavailable | None)
+    world.data.clock.advance(5.0)
+    while await world.teller().turn():
+        pass
+    (notice,) = await world.waiting()
+    assert (notice.kind, notice.subject) == ("incident-opened", "agent builder")
+    stalled = [state for state in await world.store.load_states(runs) if state is not None and state.stall is not None]
+    ((_, incident),) = (await world.book.read()).incidents.items()
+    assert incident.standing == len(stalled)
+    assert len(await world.book.standing(runs)) == len(stalled)
 
 
 async def test_one_has_the_lease_and_gives_it_up() -> None:

@@ -27,28 +27,28 @@ class MemoryNotices:
 
     def __init__(self, data: MemoryData, book: Book) -> None:
         self._data = data
-        self._book = book
+        self.book = book
 
     async def lead(self, name: str, epoch: int | None, *, seconds: float) -> int | None:
         now = self._data.clock.now()
-        holder, held, until = self._book.leader
+        holder, held, until = self.book.leader
         if epoch is None:
             if now < until:
                 return None
             held += 1
         elif (holder, held) != (name, epoch):
             return None
-        self._book.leader = name, held, now + to_us(seconds) if seconds else 0
+        self.book.leader = name, held, now + to_us(seconds) if seconds else 0
         return held
 
     async def read(self) -> NoticePage:
-        return self._book.page
+        return self.book.page
 
     async def standing(self, workflow_ids: Sequence[str]) -> dict[str, str]:
-        return {run: self._book.standing[run] for run in workflow_ids if run in self._book.standing}
+        return {run: self.book.standing[run] for run in workflow_ids if run in self.book.standing}
 
     async def write(self, change: NoticeChange) -> int | None:
-        book, page = self._book, self._book.page
+        book, page = self.book, self.book.page
         if page.version != change.version:
             return None
         incidents = {**page.incidents, **change.incidents}
@@ -72,7 +72,7 @@ class MemoryNotices:
 
     async def claim(self, target: str, *, seconds: float) -> ClaimedNotice | None:
         now = self._data.clock.now()
-        waiting = self._book.waiting.get(target, {})
+        waiting = self.book.waiting.get(target, {})
         due = [one for one in waiting.values() if one.until <= now]
         if not due:
             return None
@@ -81,7 +81,7 @@ class MemoryNotices:
         return claimed
 
     async def settle(self, claimed: ClaimedNotice, *, due_at: int | None) -> bool:
-        waiting = self._book.waiting.get(claimed.target, {})
+        waiting = self.book.waiting.get(claimed.target, {})
         known = waiting.get(claimed.notice.id)
         if known is None or known.until != claimed.until:
             return False
@@ -94,8 +94,8 @@ class MemoryNotices:
     async def undelivered(self) -> list[Undelivered]:
         return [
             _undelivered(target, title, list(waiting.values()))
-            for target, title in self._book.page.targets.items()
-            if (waiting := self._book.waiting.get(target, {}))
+            for target, title in self.book.page.targets.items()
+            if (waiting := self.book.waiting.get(target, {}))
         ]
 
 
