@@ -110,6 +110,8 @@ def _behind(rows: Sequence[Checkpoint], head: int) -> _Trouble | None:
     if worst.problem and worst.problem.startswith(LogDiverged.code):
         # The reader stopped because what it read before is not in this log: waiting does not help.
         summary = f"{summary}: {worst.problem}"
-        return _Trouble(cause=LogDiverged.code, summary=summary, suggestion="tailrace projections repair", evidence=evidence)
+        return _Trouble(
+            cause=LogDiverged.code, summary=summary, suggestion="tailrace projections repair", evidence=evidence
+        )
     summary += f": {worst.problem}" if worst.problem else ""
     return _Trouble(cause="projection-behind", summary=summary, suggestion="tailrace projector", evidence=evidence)

@@ -9,9 +9,8 @@ from tailrace.core.partitioning import partition_of
 from tailrace.core.store.memory import MemoryBackend
 from tailrace.core.store.memory.partition import RawReport
 from tailrace.core.store.memory.streams import read_id
-from tailrace.core.store.port import Delivery, LeaseKeeper, Limits, TaskQueue, WorkflowStore
-from tailrace.core.store.retention import Retention
 from tailrace.core.store.port import Delivery, LeaseKeeper, Limits, NoticeBook, TaskQueue, WorkflowStore
+from tailrace.core.store.retention import Retention
 from tailrace.core.testing.clock import settle
 from tailrace.core.testing.conformance import Harness, NoticeSuite, StoreSuite, TaskQueueSuite
 

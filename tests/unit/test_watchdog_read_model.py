@@ -31,6 +31,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
 class ParkedEvent(msgspec.Struct, frozen=True, kw_only=True):
     """An event that was parked."""
 
+    workflow_id: str = RUN
     version: int
     reason: str
 
@@ -84,7 +85,7 @@ async def test_a_read_model_that_is_behind() -> None:
 async def test_a_reader_that_lost_its_log() -> None:
     """Its log is not the one that it read: that is the cause, and waiting does not help."""
     found = await why(Answers(Row(seq=2, problem="log-diverged: partition 0: the log was trimmed under its reader")))
-    assert (found.cause, found.hop, found.suggestion) == ("log-diverged", "store", "tailrace doctor")
+    assert (found.cause, found.hop, found.suggestion) == ("log-diverged", "store", "tailrace projections repair")
 
 
 async def test_a_run_whose_events_are_parked() -> None:

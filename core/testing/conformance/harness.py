@@ -7,9 +7,8 @@ from typing import Any, Protocol
 from msgspec.structs import replace
 
 from tailrace.core.partitioning import partition_of
-from tailrace.core.store.port import Delivery, LeaseKeeper, Limits, TaskQueue, WorkflowStore
-from tailrace.core.store.retention import Retention
 from tailrace.core.store.port import Delivery, LeaseKeeper, Limits, NoticeBook, TaskQueue, WorkflowStore
+from tailrace.core.store.retention import Retention
 
 
 class Harness(Protocol):

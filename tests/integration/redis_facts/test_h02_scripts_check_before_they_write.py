@@ -234,6 +234,8 @@ async def _expire(scene: Scene) -> Call:
         args += (run, snapshot.state.version)
         keys.append(scene.part.workflow(run))
     return Call(scripts.EXPIRE, keys, args)
+
+
 def _notice_keys(scene: Scene, *targets: str) -> list[str]:
     keys = scene.bench.store.keys
     return [key for target in targets for key in (keys.notices_due(target), keys.notices_out(target))]
