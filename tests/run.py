@@ -30,6 +30,7 @@ GROUPS: Final = (
     ("chaos", "faults"),
     STORE,
     ("integration/projections", "integration/embedded"),
+    ("unit", "property", "simulation", "golden", "docs", "architecture", "bench"),
 )
 NO_TESTS: Final = 5
 _COUNTS = re.compile(r"(\d+) (passed|failed|errors?|skipped|xfailed|xpassed)")
