@@ -34,6 +34,9 @@ _MAX_VERSION: Final = 2**63 - 1
 #: Events of one stretch: so many are in memory, some three times over.
 STRETCH: Final = 20_000
 
+#: How long what was cancelled may take to end.
+GIVE_UP_SECONDS: Final = 5.0
+
 #: After how many events of folding others get their turn: the server waits for the next statement of the write that goes on.
 _TURN: Final = 60
 
@@ -108,7 +111,11 @@ class WholeRuns:
             tasks = [reading] if writing is None else [reading, writing]
             for task in tasks:
                 task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            # Not for ever: a statement on a server that is gone may not notice. Whoever made the sessions ends them.
+            ended, _ = await asyncio.wait(tasks, timeout=GIVE_UP_SECONDS)
+            for task in ended:
+                if not task.cancelled():
+                    task.exception()  # the first one is on its way already
 
     async def _read(self, position: tuple[str, int]) -> list[asyncpg.Record]:
         return await self._reader.fetch(_SQL["histories"], *position, STRETCH)

@@ -100,9 +100,11 @@ async def test_a_server_that_is_killed_and_started_again(
                 killing.append(asyncio.create_task(server.kill()))
 
         with pytest.raises(ReadModelUnavailable):
-            await rebuild(server.url, build=BUILD, on_progress=kill)
-        await killing[0]
-        await server.start()
+            async with asyncio.timeout(60):
+                await rebuild(server.url, build=BUILD, on_progress=kill)
+        async with asyncio.timeout(60):
+            await killing[0]
+            await server.start()
         async with open_database(server.url) as db:
             done = await db.value("SELECT done FROM tailrace_next.book")
         heard: list[Progress] = []
