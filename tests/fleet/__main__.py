@@ -29,6 +29,7 @@ from tailrace.core.redis_backend.connection import RedisSettings
 from tailrace.core.redis_backend.store import RedisStore
 from tailrace.infra.embedded import EmbeddedPostgres, EmbeddedRedis
 from tailrace.infra.embedded.server import free_port
+from tailrace.infra.parent import PARENT_VARIABLE, die_with_parent
 from tests.fleet.agents import NAMES
 from tests.support.servers import redis_program
 
@@ -48,7 +49,7 @@ class Fleet:
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self._folder = folder
         kept = {name: value for name, value in os.environ.items() if not name.startswith("TAILRACE_")}
-        self._environment = {**kept, **settings, "PYTHONPATH": str(ROOT)}
+        self._environment = {**kept, **settings, "PYTHONPATH": str(ROOT), PARENT_VARIABLE: str(os.getpid())}
 
     def start(self, name: str, *arguments: str) -> None:
         """One process; what it says goes into a file."""
@@ -244,6 +245,7 @@ async def _run(runs: int) -> bool:
 
 def main() -> None:
     """Exit 1 when a run is not as it should be."""
+    die_with_parent()
     parser = argparse.ArgumentParser(prog="python -m tests.fleet", description=__doc__)
     parser.add_argument("--runs", type=int, default=1000)
     sys.exit(0 if asyncio.run(_run(parser.parse_args().runs)) else 1)
