@@ -13,7 +13,7 @@ from typing import Literal
 
 import msgspec
 
-from tailrace.infra.embedded.engine import OLDEST, Engine, Server, engine_from_banner
+from tailrace.infra.embedded.engine import OLDEST, Engine, Server, allocator_from_banner, engine_from_banner
 from tailrace.infra.embedded.errors import DataDirectoryMismatchError, ServerMissingError, ServerTooOldError
 from tailrace.infra.embedded.process import run_program
 
@@ -135,7 +135,8 @@ async def _examine(kind: Kind, path: Path, origin: Literal["setting", "system", 
         if lacking is not None:
             return f"{program} is not a whole installation: {lacking} is missing"
         return Server(engine=engine, program=program, origin=origin)
-    return Server(engine=engine, program=path, origin=origin)
+    allocator = allocator_from_banner(finished.output)
+    return Server(engine=engine, program=path, origin=origin, allocator=allocator)
 
 
 def _postgres_installation(path: Path, engine: Engine) -> tuple[Path, str | None]:

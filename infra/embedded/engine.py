@@ -22,6 +22,7 @@ _BANNERS: tuple[tuple[EngineName, re.Pattern[str]], ...] = (
     ("redis", re.compile(r"Redis server v=(\d+(?:\.\d+)*)")),
     ("postgres", re.compile(r"postgres \(PostgreSQL\) (\d+(?:\.\d+)*)")),
 )
+_ALLOCATOR = re.compile(r" malloc=(\S+)")
 
 
 class Engine(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,14 +61,24 @@ class Engine(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Server(msgspec.Struct, frozen=True, kw_only=True):
-    """A server program that ran and said what it is. For Postgres `program` is `postgres`, beside its `initdb`."""
+    """A server program that ran and said what it is. For Postgres `program` is `postgres`, beside its `initdb`.
+
+    `allocator` is what a Redis-compatible one says of its memory allocator: `libc`, `jemalloc-5.3.0` …
+    """
 
     engine: Engine
     program: Path
     origin: Literal["setting", "system", "wheel"]
+    allocator: str = ""
 
     def __str__(self) -> str:
         return f"{self.engine} ({self.origin}: {self.program})"
+
+
+def allocator_from_banner(text: str) -> str:
+    """Read the answer to `--version`; empty when it says nothing of an allocator."""
+    found = _ALLOCATOR.search(text)
+    return found[1] if found else ""
 
 
 def engine_from_banner(text: str) -> Engine | None:

@@ -10,6 +10,7 @@ import signal
 from pathlib import Path
 from typing import ClassVar, Literal
 
+from tailrace.infra.embedded.allocator import preloading
 from tailrace.infra.embedded.choose import REDIS, choose_server
 from tailrace.infra.embedded.directory import new_password, replace_file
 from tailrace.infra.embedded.engine import Server
@@ -70,7 +71,11 @@ class EmbeddedRedis(EmbeddedServer):
         self._directory.write_record(self._chosen.engine)
         config = self._directory.path / "redis.conf"
         replace_file(config, self._configuration().encode())
-        return Launch(argv=(str(self._chosen.program), str(config)), identity=own_identity())
+        return Launch(
+            argv=(str(self._chosen.program), str(config)),
+            identity=own_identity(),
+            environment=preloading(self._chosen.allocator),
+        )
 
     def _configuration(self) -> str:
         """The whole configuration; a file of mode 0600, because the password must not be on a command line."""

@@ -12,7 +12,7 @@ import secrets
 import signal
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import ClassVar, Literal, Self
@@ -32,10 +32,11 @@ Readiness = Literal["ready", "loading", "silent"]
 
 
 class Launch(msgspec.Struct, frozen=True, kw_only=True):
-    """What to run, as whom, and descriptors it inherits besides its lock (closed here once it is started)."""
+    """What to run, as whom, with which variables, and descriptors it inherits besides its lock (closed once it runs)."""
 
     argv: tuple[str, ...]
     identity: Identity
+    environment: Mapping[str, str] = msgspec.field(default_factory=dict)
     pass_fds: tuple[int, ...] = ()
 
 
@@ -203,6 +204,7 @@ class EmbeddedServer(abc.ABC):
                 stop_signal=self.stop_signal,
                 log=self._directory.log,
                 pass_fds=inherited,
+                extra_environment=launch.environment,
             )
         finally:
             for fd in inherited:

@@ -2,12 +2,14 @@
 
 import asyncio
 import signal
+from ctypes.util import find_library
 from pathlib import Path
 
 import pytest
 from redis.exceptions import RedisError
 
 from tailrace.infra.embedded import EmbeddedRedis, ServerStartError
+from tailrace.infra.embedded.allocator import preloading
 from tests.integration.embedded.support import redis_client, until
 
 
@@ -27,6 +29,15 @@ async def test_redis_is_a_durable_log(tmp_path: Path) -> None:
     async with EmbeddedRedis(tmp_path, maxmemory_bytes=64 * 1024 * 1024) as server, redis_client(server.url) as client:
         found = await client.config_get(*wanted)
     assert {name: found[name] for name in wanted} == wanted
+
+
+async def test_redis_runs_with_jemalloc_where_there_is_one(tmp_path: Path) -> None:
+    """The wheel's server is built with the C library's allocator: it gets the better one, and others keep theirs."""
+    async with EmbeddedRedis(tmp_path) as server:
+        mapped = await asyncio.to_thread(Path(f"/proc/{server.pid}/maps").read_text)
+    assert ("jemalloc" in mapped) == (find_library("jemalloc") is not None)
+    assert preloading("jemalloc-5.3.0") == {}
+    assert preloading("") == {}
 
 
 @pytest.mark.experiment("g")
