@@ -10,6 +10,7 @@ import msgspec
 
 from tailrace.core.clock import to_us
 from tailrace.core.codec import decode, decode_report
+from tailrace.core.commands import Report
 from tailrace.core.errors import (
     ConfigurationError,
     IdentityMismatch,
@@ -297,7 +298,7 @@ class RedisStore:
         workflow_id = fields.get(b"workflow", b"").decode(errors="replace")
         traceparent = fields.get(b"traceparent", b"").decode(errors="replace")
         try:
-            report = decode_report(fields.get(b"data", b""))
+            report = _decode_report(fields)
         except Undecodable as error:
             return ReportEntry(
                 entry_id=entry_id,
@@ -448,6 +449,18 @@ class RedisStore:
 
     def _part(self, workflow_id: str) -> Any:
         return self._parts[partition_of(workflow_id, self._partitions)]
+
+
+def _decode_report(fields: Fields) -> Report:
+    """A report as it was sent; raises `Undecodable`, also for one on another task than the one whose entry was given for it.
+
+    Workers of ours don't send such a one. From others it would end a task that they do not hold.
+    """
+    report = decode_report(fields.get(b"data", b""))
+    task_id = fields.get(b"task", b"").decode(errors="replace")
+    if task_id != report.task_id:
+        raise Undecodable(f"report on task {report.task_id!r} came with the entry of task {task_id!r}")
+    return report
 
 
 def _snapshot(workflow_id: str, fields: Fields) -> Snapshot | None:

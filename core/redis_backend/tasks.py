@@ -27,6 +27,7 @@ from tailrace.core.redis_backend.keys import RELEASED
 from tailrace.core.redis_backend.replies import Fields, entries, pairs
 from tailrace.core.redis_backend.store import RedisStore
 from tailrace.core.redis_backend.together import Places, carry_out, deal
+from tailrace.core.store.checks import not_about
 from tailrace.core.store.inputs import input_of
 from tailrace.core.store.port import Delivery, Renewal, TaskMessage, WorkerBeat
 from tailrace.core.workflow.history import output_key
@@ -175,6 +176,9 @@ class RedisTasks:
         answers: list[bool | TailraceError] = [False] * len(reports)
         arguments: dict[int, tuple[Delivery, list[Argument]]] = {}
         for place, (delivery, report, traceparent) in enumerate(reports):
+            if (strange := not_about(delivery, report)) is not None:
+                answers[place] = strange
+                continue
             try:
                 arguments[place] = (delivery, _report_arguments(delivery, report, traceparent))
             except (TypeError, ValueError, OverflowError) as error:

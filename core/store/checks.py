@@ -1,11 +1,14 @@
-"""What every back end asks of an `Append` before it looks at the store: a wrong one is refused, and nothing is written."""
+"""What every back end asks of an append, or of a report, before it looks at the store: a wrong one is refused, and nothing is
+written.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
+from tailrace.core.commands import Report
 from tailrace.core.errors import InvalidInput
-from tailrace.core.store.port import Append
+from tailrace.core.store.port import Append, Delivery
 
 
 def check_append(append: Append) -> None:
@@ -13,6 +16,17 @@ def check_append(append: Append) -> None:
     problems = [*_identity(append), *(_written(append) if append.records or append.rehydrate else _bare(append))]
     if problems:
         raise InvalidInput(f"append to {append.workflow_id!r}: {'; '.join(problems)}")
+
+
+def not_about(delivery: Delivery, report: Report) -> InvalidInput | None:
+    """The refusal of a report that is sent with the delivery of another task; None when it is about its own.
+
+    The fence lets through who holds the entry. With such a report they would lose it, and end the task of somebody else.
+    """
+    own = delivery.message.task_id
+    if report.task_id == own:
+        return None
+    return InvalidInput(f"a report on task {report.task_id} was given for the delivery of task {own}")
 
 
 def _identity(append: Append) -> Iterator[str]:

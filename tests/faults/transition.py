@@ -8,6 +8,7 @@ import msgspec
 
 from tailrace.core.codec import encode
 from tailrace.core.commands import PauseWorkflow
+from tailrace.core.redis_backend import scripts
 from tailrace.core.redis_backend.tasks import RedisTasks
 from tailrace.core.testing import builders
 from tailrace.projections.watchdog.facts import HEALS_US
@@ -101,6 +102,26 @@ async def report_replaced_by_garbage(ground: Ground, probe: Probe) -> None:
     place = ("workflow", run, "task", delivery.message.task_id, "traceparent", "")
     await site.redis("XADD", site.part(run).reports, "*", *place, "data", b"\xc1not msgpack")
     await probe.flagged(site, run, at)
+
+
+@stall("report-rejected")
+async def report_on_another_task(ground: Ground, probe: Probe) -> None:
+    """A worker that checks nothing ends its task with a report on the task of another run; that one is not ended by it."""
+    site = await ground.shared()
+    run, other = await site.start(one("confused")), await site.start(one("confused"))
+    taken = await RedisTasks(site.store, "confused", "confused-1").take(4, block_seconds=1)
+    deliveries = {delivery.message.workflow_id: delivery for delivery in taken}
+    mine, named = deliveries[run], deliveries[other].message.task_id
+    part = site.part(run)
+    place = (mine.entry_id, mine.delivery, "1", mine.message.task_id, run, "")
+    answer = await site.store.client.call(
+        scripts.REPORT,
+        [part.reports, part.cancels, mine.stream],
+        ["confused", "confused-1", 1, 1, *place, encode(builders.completed(named))],
+    )
+    assert answer == [b"ok"]
+    await probe.flagged(site, run, await start_due(site, run))
+    assert (await site.state(other)).stages[STAGE].task is not None
 
 
 @stall("not-dispatched")

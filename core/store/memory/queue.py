@@ -9,6 +9,7 @@ from tailrace.core.codec import decode, encode
 from tailrace.core.commands import Report
 from tailrace.core.errors import InvalidInput, TailraceError
 from tailrace.core.events import WorkflowCreated
+from tailrace.core.store.checks import not_about
 from tailrace.core.store.inputs import input_of
 from tailrace.core.store.memory.data import MemoryData
 from tailrace.core.store.memory.partition import Partition
@@ -75,6 +76,9 @@ class MemoryQueue:
         now = self._data.clock.now()
         accepted: list[bool | TailraceError] = []
         for delivery, report, traceparent in reports:
+            if (strange := not_about(delivery, report)) is not None:
+                accepted.append(strange)
+                continue
             try:
                 encode(report)
             except (TypeError, ValueError, OverflowError) as error:

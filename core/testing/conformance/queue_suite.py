@@ -9,7 +9,7 @@ import pytest
 from msgspec.structs import replace
 
 from tailrace.core.commands import CancelWorkflow, RedispatchTask, Report, RetryWorkflow
-from tailrace.core.errors import CommandRefused
+from tailrace.core.errors import CommandRefused, InvalidInput
 from tailrace.core.store.inputs import carry, input_of
 from tailrace.core.store.port import Delivery, TaskQueue
 from tailrace.core.testing.builders import (
@@ -221,6 +221,32 @@ class QueueSuite:
         assert await queue.report([(replace(delivery, delivery=0), started(report.task_id), "")]) == [False]
         assert await backend.store.read_reports(delivery.partition, count=10, block_seconds=0) == []
         assert await queue.report([(delivery, report, "")]) == [True]
+
+    async def test_a_report_on_another_task_is_refused(self, backend: Harness) -> None:
+        """Who holds one task can't end another, of its own run or of any, and does not lose the one that it holds."""
+        runner = Runner(backend.store, diamond())
+        await runner.prepare()
+        await runner.create(RUN)
+        await runner.create("run-2")
+        queue = await worker(backend)
+        first, other = await queue.take(2, block_seconds=0)
+        for named in (other.message.task_id, f"{first.message.workflow_id}:join:1", "nobody:only:1", ""):
+            (answer,) = await queue.report([(first, completed(named), "")])
+            assert isinstance(answer, InvalidInput), named
+            assert first.message.task_id in str(answer)
+        (refused, counted) = await queue.report(
+            [(first, started(other.message.task_id), ""), (other, completed(other.message.task_id), "")]
+        )
+        assert (isinstance(refused, InvalidInput), counted) == (True, True)
+        waiting = [
+            entry.report.task_id
+            for partition in range(backend.store.partitions)
+            for entry in await backend.store.read_reports(partition, count=10, block_seconds=0)
+            if entry.report is not None
+        ]
+        assert waiting == [other.message.task_id]
+        assert [renewal.outcome for renewal in await queue.renew([first])] == ["ok"]
+        assert await queue.report([(first, completed(first.message.task_id), "")]) == [True]
 
     async def test_a_stolen_task_is_lost_to_its_former_holder(self, backend: Harness) -> None:
         """Its report is refused and its renewal says so; the new holder's report counts."""

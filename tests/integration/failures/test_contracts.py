@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 import pytest
 
 from tailrace.agents.sdk import Agent, TaskContext, TaskInput
+from tailrace.core.codec import encode
 from tailrace.core.commands import Report
-from tailrace.core.testing.builders import completed, line, pipeline, stage, workflow_id_in
+from tailrace.core.errors import InvalidInput
+from tailrace.core.redis_backend import scripts
+from tailrace.core.store.port import ParkedEntry
+from tailrace.core.testing.builders import completed, diamond, line, pipeline, stage, started, workflow_id_in
 from tailrace.core.workflow.definition import RetryPolicy
+from tailrace.projections.watchdog import diagnose
 from tests.support.bench import Bench
 from tests.support.engine_process import make_worker
 from tests.support.waiting import beside, eventually
@@ -81,6 +87,43 @@ async def test_f13_an_agent_can_not_name_a_stage(bench: Bench) -> None:
     snapshot = await bench.store.load(run)
     assert snapshot is not None
     assert list(snapshot.stage_outputs()) == ["first", "second", "third"]
+
+
+@pytest.mark.failure(13)
+async def test_f13_a_report_on_another_task_ends_nothing(bench: Bench) -> None:
+    """Our worker refuses to send it. From a worker that sends it all the same it is parked with the reason: the task that it
+    names is not ended by who does not hold it, and the run whose entry was given away says why it stands.
+    """
+    definition = (await bench.prepare(diamond())).pipeline
+    run = await bench.submit(definition, workflow_id_in(0, 2))
+    queue, part = bench.queue(), bench.part(run)
+    async with bench.orchestrating():
+        (first,) = await queue.take(1, block_seconds=1)
+        assert await queue.report([(first, completed(first.message.task_id), "")]) == [True]
+        held = [delivery for _ in range(2) for delivery in await queue.take(1, block_seconds=5)]
+        mine, other = held
+        wrong = completed(other.message.task_id, "not mine")
+        (refused,) = await queue.report([(mine, wrong, "")])
+        assert isinstance(refused, InvalidInput)
+        assert await queue.report([(mine, started(mine.message.task_id), "")]) == [True]
+
+        place = (mine.entry_id, mine.delivery, "1", mine.message.task_id, run, "")
+        sent = await bench.store.client.call(
+            scripts.REPORT, [part.reports, part.cancels, mine.stream], ["agent", "w1", 1, 1, *place, encode(wrong)]
+        )
+        assert sent == [b"ok"], "the fence can't know: who sends it holds the entry"
+
+        async def parked() -> Sequence[ParkedEntry]:
+            return await bench.store.parked(0, count=10)
+
+        (entry,) = await eventually(parked)
+        assert (entry.workflow_id, entry.task_id) == (run, mine.message.task_id)
+        assert other.message.task_id in entry.reason
+        stages = (await bench.state(run)).stages
+        assert all(stages[delivery.message.stage].task is not None for delivery in held)
+        diagnosis = await diagnose(bench.store, run)
+        assert (diagnosis.cause, diagnosis.hop) == ("report-rejected", "transition")
+        assert await queue.report([(other, completed(other.message.task_id, "its own"), "")]) == [True]
 
 
 @pytest.mark.failure(15)
