@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import msgspec
 
 from tailrace.core.errors import LogDiverged, TailraceError
+from tailrace.core.store.port import RawEntry
 from tailrace.projections import archive, checkpoints, ownership, parking
 from tailrace.projections.archive import Archive
 from tailrace.projections.checkpoints import PartitionLost, Place
@@ -28,7 +29,7 @@ _log = logging.getLogger(__name__)
 
 
 class ReaderOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """How a partition is read. A batch is what waits, up to `batch_size` events.
+    """How a partition is read. A batch is what waits, up to `batch_size` events; fewer for a while after one that failed.
 
     `linger_seconds` is the least time between two small batches, three times that at `full_rate` events a second: a row
     that many events of a batch touch is written once. `confirm_seconds` is how often a synchronous commit follows what
@@ -63,6 +64,7 @@ class PartitionReader:
         self._options = options
         self._problem: str | None = ""  # unknown: an owner before may have left one standing
         self._failures = 0
+        self._batch_size = options.batch_size
 
     async def run(self) -> None:
         """Read until the partition is lost; survives every failure of either server."""
@@ -109,12 +111,13 @@ class PartitionReader:
             if confirm_at is not None:
                 block = min(block, max(confirm_at - time.monotonic(), 0.001))
             entries = await self._log.read_log(
-                self._partition, place.position, count=self._options.batch_size, block_seconds=block
+                self._partition, place.position, count=self._batch_size, block_seconds=block
             )
             before, read_at = read_at, time.monotonic()
             if entries:
                 check_dense(self._partition, place, entries)
-                place = await writer.write(self._projections, place, entries)
+                is_small = len(entries) < self._batch_size
+                place = await self._write(writer, self._projections, place, entries)
                 confirm_at = confirm_at or time.monotonic() + self._options.confirm_seconds
             else:
                 await check_idle(self._log, self._partition, place, await self._log.head(self._partition))
@@ -124,7 +127,7 @@ class PartitionReader:
             if confirm_at is not None and time.monotonic() >= confirm_at:
                 await checkpoints.confirm(connection, self._partition, self._tenure.epoch)
                 confirm_at = None
-            if 0 < len(entries) < self._options.batch_size:
+            if entries and is_small:
                 await asyncio.sleep(self._options.linger(len(entries), read_at - before))
 
     async def _catch_up(self, connection: Session, writer: Writer) -> Place:
@@ -149,12 +152,33 @@ class PartitionReader:
         clear = place.seq == 0
         while place.seq < until:
             entries = await archive.stretch(
-                connection, self._partition, after=place.seq, until=until, count=self._options.batch_size
+                connection, self._partition, after=place.seq, until=until, count=self._batch_size
             )
             if not entries:
                 raise LogDiverged(self._partition, f"the archive holds nothing between {place.seq} and {until}")
-            place = await writer.write(lagging, place, entries, clear=clear)
+            place = await self._write(writer, lagging, place, entries, clear=clear)
             clear = False
+
+    async def _write(
+        self,
+        writer: Writer,
+        projections: Sequence[Projection],
+        place: Place,
+        entries: Sequence[RawEntry],
+        *,
+        clear: bool = False,
+    ) -> Place:
+        """Write one batch; gives the place after it.
+
+        One that Postgres ended may have been too much for a limit on transactions or statements: the next one is half of it.
+        """
+        try:
+            place = await writer.write(projections, place, entries, clear=clear)
+        except UNAVAILABLE:
+            self._batch_size = max(1, len(entries) // 2)
+            raise
+        self._batch_size = min(self._options.batch_size, 2 * self._batch_size)
+        return place
 
     async def _check_log(self, connection: Session, place: Place) -> None:
         head = await self._log.head(self._partition)

@@ -11,9 +11,10 @@ from typing import Any
 import asyncpg
 import msgspec
 
+from tailrace.core.store.port import WorkflowStore
 from tailrace.projections.partition import ReaderOptions
 from tailrace.projections.port import LogSource, Projection
-from tailrace.projections.runtime import Projector, ProjectorOptions
+from tailrace.projections.runtime import Projector, ProjectorOptions, standard_projections
 from tests.integration.projections.run_log import RunLog
 
 PATIENCE_SECONDS = 20.0
@@ -71,6 +72,16 @@ class Database:
         seqs = await self.projected()
         heads = [(await log.head(partition)).seq for partition in range(log.partitions)]
         return bool(seqs) and all(seq == heads[partition] for (_, partition), seq in seqs.items())
+
+    async def is_caught_up_with(self, store: WorkflowStore) -> bool:
+        """True when every projection is where the store's log ends."""
+        if await self.value("SELECT to_regclass('tailrace.checkpoints') IS NULL"):
+            return False
+        seqs = await self.projected()
+        heads = [(await store.head(partition)).seq for partition in range(store.partitions)]
+        return len(seqs) == len(standard_projections()) * store.partitions and all(
+            seq == heads[partition] for (_, partition), seq in seqs.items()
+        )
 
     async def owners(self) -> dict[int, str]:
         """Who reads which partition; nothing where the lease ran out."""

@@ -19,7 +19,7 @@ from tailrace.core.testing.builders import completed, started
 from tailrace.core.testing.runner import Runner
 from tailrace.infra.embedded import EmbeddedRedis
 from tailrace.projections.queries import Queries
-from tailrace.projections.runtime import ProjectorOptions, standard_projections
+from tailrace.projections.runtime import ProjectorOptions
 from tests.integration.projections.run_log import SEVEN
 from tests.integration.projections.support import Database, projecting, until
 
@@ -43,17 +43,6 @@ async def finish(runner: Runner, workflow_id: str, stages: int = 7) -> None:
         await runner.carry_out(workflow_id, ApplyReport(report=completed(task_id, {"stage": name})))
 
 
-async def caught_up(db: Database, store: WorkflowStore) -> bool:
-    """True when every projection is where the store's log ends."""
-    if await db.value("SELECT to_regclass('tailrace.checkpoints') IS NULL"):
-        return False
-    seqs = await db.projected()
-    heads = [(await store.head(partition)).seq for partition in range(store.partitions)]
-    return len(seqs) == len(standard_projections()) * store.partitions and all(
-        seq == heads[partition] for (_, partition), seq in seqs.items()
-    )
-
-
 async def test_rows_are_what_the_store_holds(
     postgres_url: str, db: Database, queries: Queries, store: WorkflowStore
 ) -> None:
@@ -65,7 +54,7 @@ async def test_rows_are_what_the_store_holds(
             await runner.create(f"run-{number}", labels={"n": str(number)})
             await finish(runner, f"run-{number}", stages=number + 2)
         await runner.carry_out("run-0", CancelWorkflow(reason="enough"))
-        await until(lambda: caught_up(db, store))
+        await until(lambda: db.is_caught_up_with(store))
     for number in range(6):
         snapshot = await store.load(f"run-{number}")
         row = await queries.get_workflow(f"run-{number}")
@@ -97,7 +86,7 @@ async def test_a_projector_process_is_replaced_within_five_seconds(
     process = await asyncio.create_subprocess_exec(sys.executable, *words)
     try:
         await runner.create("first")
-        await until(lambda: caught_up(db, redis_store))
+        await until(lambda: db.is_caught_up_with(redis_store))
         async with projecting(postgres_url, redis_store, name="standby", options=ProjectorOptions()):
             await until(lambda: _both_read(db))
             await finish(runner, "first", stages=3)
@@ -106,7 +95,7 @@ async def test_a_projector_process_is_replaced_within_five_seconds(
             for number in range(6):
                 await runner.create(f"run-{number}")
                 await finish(runner, f"run-{number}")
-            await until(lambda: caught_up(db, redis_store))
+            await until(lambda: db.is_caught_up_with(redis_store))
             assert time.monotonic() - begin < 5
     finally:
         with suppress(ProcessLookupError):
