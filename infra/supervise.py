@@ -460,6 +460,10 @@ def write_private(path: Path, document: dict[str, Any]) -> None:
     """Replace a file that only its owner may read: it holds URLs with passwords."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".writing-")
-    with os.fdopen(handle, "w") as file:
-        json.dump(document, file)
-    Path(temporary).replace(path)
+    try:
+        with os.fdopen(handle, "w") as file:
+            json.dump(document, file)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)  # on a full disk there would be more of them with each try
+        raise

@@ -198,8 +198,11 @@ async def partition_facts(store: RedisStore, partition: int) -> PartitionFacts:
 
 async def settings(store: RedisStore) -> dict[str, str]:
     """INFO and CONFIG GET; a server that keeps its configuration to itself gives only what it is."""
-    server, replication, *configured = await store.client.pipeline_tolerant(
-        [("INFO", "server"), ("INFO", "replication"), *(("CONFIG", "GET", name) for name in _CONFIGURATION)]
+    server, replication, persistence, *configured = await store.client.pipeline_tolerant(
+        [
+            *(("INFO", part) for part in ("server", "replication", "persistence")),
+            *(("CONFIG", "GET", name) for name in _CONFIGURATION),
+        ]
     )
     found: dict[str, str] = {}
     if isinstance(server, bytes):
@@ -209,6 +212,8 @@ async def settings(store: RedisStore) -> dict[str, str]:
     if isinstance(replication, bytes):
         lines = info(replication)
         found |= {"role": lines.get("role", ""), "replicas": lines.get("connected_slaves", "0")}
+    if isinstance(persistence, bytes):
+        found["aof_last_write_status"] = info(persistence).get("aof_last_write_status", "ok")
     for reply in configured:
         if isinstance(reply, list):
             found |= {name.decode(): value.decode() for name, value in pairs(reply).items()}

@@ -438,8 +438,11 @@ class RedisStore:
         return await inspection.partition_facts(self, partition)
 
     async def fullness(self) -> float:
-        """Used memory as a share of `maxmemory`."""
-        memory = info(await self.client.command("INFO", "memory"))
+        """Used memory as a share of `maxmemory`. A server that could not write to its disk refuses all that is new, too."""
+        replies = await self.client.pipeline([("INFO", "memory"), ("INFO", "persistence")])
+        memory, persistence = (info(reply) for reply in replies)
+        if persistence.get("aof_last_write_status", "ok") != "ok":
+            return 1.0
         limit = int(memory.get("maxmemory", 0))
         return int(memory["used_memory"]) / limit if limit else 0.0
 

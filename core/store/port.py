@@ -461,10 +461,11 @@ class WorkflowStore(Protocol):
     async def partition_facts(self, partition: int) -> PartitionFacts: ...
 
     async def fullness(self) -> float:
-        """Used memory as a share of the store's limit, 0.0 when it has none."""
+        """Used memory as a share of the store's limit, 0.0 when it has none. It is 1.0 also where the disk takes nothing more."""
 
     async def settings(self) -> dict[str, str]:
-        """What the server says of itself: `server`, `version`, `role`, `replicas`, and its settings for durability and memory.
+        """What the server says of itself: `server`, `version`, `role`, `replicas`, `aof_last_write_status` (`ok`, or `err` while
+        its disk takes nothing), and its settings for durability and memory.
 
         A setting that may not be read is left out.
         """

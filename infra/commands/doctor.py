@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,15 @@ from tailrace.infra.client import Gateway
 from tailrace.infra.commands.options import data_dir_option, json_option, print_json
 from tailrace.infra.config import UP_FILE, Settings, load_settings
 from tailrace.infra.processes.running import run_loop
+from tailrace.projections.watchdog.check_rules import Status
 from tailrace.projections.watchdog.checks import Check, check_notices, check_store
 
 _MARKS = {"ok": ("✓", "green"), "warning": ("!", "yellow"), "failed": ("✗", "red")}
 _STORE_SECONDS = 10.0
+
+#: Less room than this on the disk is said, in bytes; and less than this ends servers soon.
+_LOW_BYTES = 1024 * 1024 * 1024
+_NO_BYTES = 16 * 1024 * 1024
 
 
 @click.command("doctor")
@@ -56,6 +62,8 @@ async def collect_checks(settings: Settings) -> list[Check]:
 
 async def _checks(settings: Settings) -> AsyncIterator[Check]:
     for check in _processes(settings):
+        yield check
+    for check in _disk(settings.data_dir):
         yield check
     store_id: str | None = None
     if settings.redis_url is None:
@@ -94,6 +102,21 @@ def _processes(settings: Settings) -> list[Check]:
     ]
 
 
+def _disk(folder: Path) -> list[Check]:
+    """Room where data is kept on this machine. A full disk ends Redis: it acknowledges nothing that it can't keep."""
+    try:
+        free = shutil.disk_usage(folder).free
+    except OSError:
+        return []  # nothing is kept here
+    status: Status = "ok" if free >= _LOW_BYTES else "warning" if free >= _NO_BYTES else "failed"
+    detail = f"{free / 1024 / 1024:.0f} MiB are free in {folder}"
+    return [
+        Check(
+            name="disk", status=status, detail=detail, suggestion="make room there: a full disk ends Redis and Postgres"
+        )
+    ]
+
+
 def _log(folder: Path, name: str) -> Path:
     """The log of a process, or of an embedded server."""
     return folder / name / "server.log" if name in {"redis", "postgres"} else folder / "logs" / f"{name}.log"
@@ -111,7 +134,7 @@ async def _store(settings: Settings, url: str) -> tuple[str | None, list[Check]]
                 await store.aclose()
     except (TimeoutError, StoreUnavailable) as error:
         detail = str(error) or f"no answer within {_STORE_SECONDS:.0f} s"
-        suggestion = "start Redis, or correct TAILRACE_REDIS_URL"
+        suggestion = "start Redis (its log says why it ended: a full disk ends it), or correct TAILRACE_REDIS_URL"
         return None, [Check(name="redis", status="failed", detail=detail, suggestion=suggestion)]
     except LogDiverged as error:
         return None, [_diverged(str(error))]

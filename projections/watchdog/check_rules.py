@@ -43,6 +43,11 @@ def server(settings: Mapping[str, str]) -> Iterator[Check]:
         yield Check(name="durability", status="warning", detail="a store in memory: nothing survives this process")
         return
     yield _version(name, settings.get("version", ""))
+    if settings.get("aof_last_write_status", "ok") != "ok":
+        detail = "the server can't write to its disk, and refuses what it is asked to keep"
+        yield Check(
+            name="disk", status="failed", detail=detail, suggestion="make room on the disk of Redis: it goes on then"
+        )
     wrong = [(key, wanted, status, so) for key, wanted, status, so in _WANTED if settings.get(key, wanted) != wanted]
     for key, wanted, status, so in wrong:
         detail = f"{key} is {settings[key]!r}, not {wanted!r}: {so}"
