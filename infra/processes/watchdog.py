@@ -12,6 +12,7 @@ from tailrace.infra.notices import senders
 from tailrace.infra.processes.running import Life, open_store, run_process, until_stopped
 from tailrace.projections.watchdog import Watchdog, WatchdogOptions
 from tailrace.projections.watchdog.delivery import Delivery
+from tailrace.projections.watchdog.outage import Outage
 from tailrace.projections.watchdog.repairs import parse_repairs
 from tailrace.projections.watchdog.teller import Teller, TellerOptions
 from tailrace.projections.watchdog.telling import TellingOptions
@@ -31,7 +32,9 @@ def run_watchdog(settings: Settings, *, as_json: bool = False) -> None:
             if told:
                 log.info("faults are told to %s", ", ".join(sender.title for sender in told))
                 book = RedisNotices(store)
-                services.append(Teller(store, book, {sender.target: sender.title for sender in told}, telling).run())
+                targets = {sender.target: sender.title for sender in told}
+                outage = Outage(told, telling.telling)
+                services.append(Teller(store, book, targets, telling, outage=outage).run())
                 services += [Delivery(store, book, sender).run() for sender in told]
             life.ready()
             await until_stopped(life.stop, *services)

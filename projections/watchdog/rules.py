@@ -20,6 +20,9 @@ from tailrace.projections.watchdog.findings import Finding, Verdict, conclude, d
 from tailrace.projections.watchdog.task_rules import task_findings
 from tailrace.projections.watchdog.transition_rules import timer_late
 
+#: What a fault belongs to that all runs share.
+STORE: Final = "store"
+
 #: Over this share of its memory a store refuses what it is asked to keep.
 FULL: Final = 0.97
 
@@ -137,6 +140,26 @@ def store_full(fullness: float, *, aside: bool) -> Finding:
         summary=f"the store is {fullness:.0%} full; it refuses what it is asked to keep",
         suggestion="tailrace doctor",
         evidence={"fullness": round(fullness, 4)},
-        scope="store",
+        scope=STORE,
         aside=aside,
+    )
+
+
+def store_unreachable(problem: str) -> Finding:
+    """Nothing can be asked or kept."""
+    return Finding(
+        cause="store-unreachable",
+        summary=f"the store can't be reached, so no run moves: {problem}",
+        suggestion="tailrace doctor",
+        scope=STORE,
+    )
+
+
+def log_diverged(problem: str) -> Finding:
+    """The store that answers is not the one that was joined, or not as it was."""
+    return Finding(
+        cause="log-diverged",
+        summary=f"the store is not the one that was joined, and no run moves: {problem}",
+        suggestion="tailrace doctor",
+        scope=STORE,
     )

@@ -2,7 +2,8 @@
 
 What was told is in the store, and it follows from the log alone. So a watchdog that is killed after it flagged a run loses
 nothing: the next one goes on reading where the book says. Several may run: one has the lease and reads, and a step is written
-only at the version of the book that it was decided on, so nothing is told twice. Postgres is not needed.
+only at the version of the book that it was decided on, so nothing is told twice. Postgres is not needed. While there is no
+store, and so no book, `outage` tells.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from tailrace.core.clock import to_us
 from tailrace.core.codec import decode_event
 from tailrace.core.errors import LogDiverged, StoreUnavailable, TailraceError, Undecodable
 from tailrace.core.store.port import NoticeBook, NoticeChange, NoticePage, Position, RawEntry, WorkflowStore
+from tailrace.projections.watchdog.outage import Outage
 from tailrace.projections.watchdog.rules import FULL, store_full
 from tailrace.projections.watchdog.telling import TOLD, Telling, TellingOptions, Told, failed_runs
 
@@ -30,7 +32,7 @@ _BACKOFF: Final = (0.5, 1.0, 2.0, 5.0)
 
 class TellerOptions(msgspec.Struct, frozen=True, kw_only=True):
     """How a teller reads; times in seconds. A place in the log at which nothing was to be told is written down seldom, each
-    `note_seconds`; how full the store is is looked at each `look_seconds`.
+    `note_seconds`; how full the store is, and whether somebody else wrote the book, is looked at each `look_seconds`.
     """
 
     poll_seconds: float = 0.5
@@ -45,12 +47,19 @@ class Teller:
     """Reads every partition of a store. `targets`: who is told, with what people call them."""
 
     def __init__(
-        self, store: WorkflowStore, book: NoticeBook, targets: Mapping[str, str], options: TellerOptions | None = None
+        self,
+        store: WorkflowStore,
+        book: NoticeBook,
+        targets: Mapping[str, str],
+        options: TellerOptions | None = None,
+        *,
+        outage: Outage | None = None,
     ) -> None:
         self._store = store
         self._book = book
         self._targets = dict(targets)
         self._options = options or TellerOptions()
+        self._outage = outage or Outage((), self._options.telling)
         self._name = f"teller-{os.getpid()}-{os.urandom(4).hex()}"
         self._epoch: int | None = None
         self._renewed_at = 0.0
@@ -74,6 +83,8 @@ class Teller:
                     wait = _BACKOFF[min(failures, len(_BACKOFF) - 1)]
                     failures += 1
                     self._page = None
+                    if self._epoch is not None or self._outage.stands:
+                        await self._outage.seen(error)
                 except TailraceError:
                     log.exception("reading for notices was given up for a while")
                     wait = _BACKOFF[-1]
@@ -85,7 +96,9 @@ class Teller:
     async def turn(self) -> bool:
         """One step over all partitions; True when there is more to read. Raises `StoreUnavailable`, `LogDiverged`."""
         now = await self._store.now()
-        page = await self._current_page()
+        looking = now - self._looked_at >= to_us(self._options.look_seconds)
+        page = await self._current_page(afresh=looking)
+        self._outage.remember(page.incidents)
         reads = await asyncio.gather(*(self._read(partition) for partition in range(self._store.partitions)))
         # (Only when all have been read: what is read besides a failure must not count as told.)
         for partition, entries in enumerate(reads):
@@ -96,11 +109,15 @@ class Teller:
             await self._book.standing(list(dict.fromkeys(one.workflow_id for one in told))),
             self._options.telling,
         )
-        await self._look_at_the_store(telling, now)
+        for incident in self._outage.ended(now):
+            telling.put(incident)
+        if looking:
+            await self._look_at_the_store(telling, now)
         telling.take(told, await self._types(failed_runs(told)), now)
         telling.settle(now)
-        if telling.incidents or telling.standing or telling.notices or self._is_to_be_noted(page):
-            await self._write(page, telling)
+        changed = telling.incidents or telling.standing or telling.notices
+        if not (changed or self._is_to_be_noted(page)) or await self._write(page, telling):
+            self._outage.forget()
         return any(len(entries) >= self._options.entries_per_read for entries in reads)
 
     async def _turn_if_leading(self) -> bool:
@@ -110,12 +127,19 @@ class Teller:
             self._renewed_at = clock
             if self._epoch is None:
                 self._page = None
-        return False if self._epoch is None else await self.turn()
+        # (What only we know of an outage is written also when somebody else reads by now.)
+        return False if self._epoch is None and not self._outage.stands else await self.turn()
 
-    async def _current_page(self) -> NoticePage:
-        """As it was last written by us, or as it is in the store; partitions that were never read begin at their end."""
+    async def _current_page(self, *, afresh: bool) -> NoticePage:
+        """As it was last written by us, or as it is in the store; partitions that were never read begin at their end.
+
+        `afresh`: look whether somebody else has written it, who is not the one that reads: an outage is theirs to write down.
+        """
+        known, page = self._page, None
+        if known is not None and afresh and (page := await self._book.read()).version != known.version:
+            self._page = None
         if self._page is None:
-            page = await self._book.read()
+            page = page or await self._book.read()
             self._positions = dict(page.positions)
             for partition in range(self._store.partitions):
                 await self._store.check_identity(partition)
@@ -153,11 +177,11 @@ class Teller:
             self._positions[partition] = Position(entry_id=last.entry_id, seq=last.seq, epoch=place.epoch)
 
     async def _look_at_the_store(self, telling: Telling, now: int) -> None:
-        """A store that is full stands in no run's log."""
-        if now - self._looked_at >= to_us(self._options.look_seconds):
-            self._looked_at = now
-            fullness = await self._store.fullness()
-            telling.see(store_full(fullness, aside=False), now, shows=fullness >= FULL)
+        """A store that is full, or is another one, stands in no run's log."""
+        self._looked_at = now
+        await asyncio.gather(*(self._store.check_identity(number) for number in range(self._store.partitions)))
+        fullness = await self._store.fullness()
+        telling.see(store_full(fullness, aside=False), now, shows=fullness >= FULL)
 
     async def _types(self, workflow_ids: Sequence[str]) -> dict[str, str]:
         """The pipelines of these runs, as far as they can be read."""
@@ -173,7 +197,8 @@ class Teller:
         clock = asyncio.get_running_loop().time()
         return self._positions != page.positions and clock - self._noted_at >= self._options.note_seconds
 
-    async def _write(self, page: NoticePage, telling: Telling) -> None:
+    async def _write(self, page: NoticePage, telling: Telling) -> bool:
+        """Write one step; False when the book is at another version, and nothing was written."""
         change = NoticeChange(
             version=page.version,
             positions={
@@ -190,7 +215,7 @@ class Teller:
         self._page = None
         dropped = await self._book.write(change)
         if dropped is None:
-            return
+            return False
         if dropped:
             log.error("%d notices are dropped: too many wait for their receivers", dropped)
         self._noted_at = asyncio.get_running_loop().time()
@@ -201,6 +226,7 @@ class Teller:
             incidents={key: incident for key, incident in incidents.items() if incident is not None},
             targets=page.targets,
         )
+        return True
 
     async def _give_up(self) -> None:
         if self._epoch is None:

@@ -100,21 +100,19 @@ class Telling:
         key = incident_key(finding.cause, finding.scope)
         known = self._incidents.get(key)
         if known is None and shows:
-            known = Incident(
-                id=_id(key, str(now)),
-                cause=finding.cause,
-                scope=finding.scope,
-                hop=CAUSES[finding.cause].hop,
-                summary=finding.summary,
-                suggestion=finding.suggestion,
-                opened_at=now,
-            )
+            known = opened(finding, now)
         if known is not None:
             if shows and known.quiet_since is not None:
                 known = replace(known, returned=known.returned + 1, quiet_since=None)
             elif not shows and known.quiet_since is None:
                 known = replace(known, quiet_since=now)
             self._incidents[key] = known
+
+    def put(self, incident: Incident) -> None:
+        """Take over a fault that was seen elsewhere. What was told of it stays told."""
+        known = self._incidents.get(incident.key)
+        told = incident.told or (known is not None and known.id == incident.id and known.told)
+        self._incidents[incident.key] = replace(incident, told=told)
 
     def settle(self, now: int) -> None:
         """What time has decided: faults that were watched for long enough, and faults that are over."""
@@ -180,7 +178,26 @@ class Telling:
 
     def _tell(self, incident: Incident, kind: NoticeKind, at: int, now: int) -> None:
         if now - at <= to_us(self._options.stale_seconds):
-            self.notices.append(Notice(id=f"{incident.id}:{kind}", kind=kind, at=at, incident=incident))
+            self.notices.append(notice_of(incident, kind, at))
+
+
+def opened(finding: Finding, now: int) -> Incident:
+    """The incident that begins with a finding on what all runs share."""
+    assert finding.cause is not None
+    return Incident(
+        id=_id(incident_key(finding.cause, finding.scope), str(now)),
+        cause=finding.cause,
+        scope=finding.scope,
+        hop=CAUSES[finding.cause].hop,
+        summary=shortened(finding.summary),
+        suggestion=shortened(finding.suggestion),
+        opened_at=now,
+    )
+
+
+def notice_of(incident: Incident, kind: NoticeKind, at: int) -> Notice:
+    """What is told of an incident. The id is the same whoever tells it, and however often."""
+    return Notice(id=f"{incident.id}:{kind}", kind=kind, at=at, incident=incident)
 
 
 def failed_runs(told: Iterable[Told]) -> list[str]:

@@ -17,6 +17,7 @@ from tailrace.core.redis_backend.store import RedisStore
 from tailrace.infra.embedded import EmbeddedRedis
 from tests.integration.watchdog_world import PATIENT, Worker, World
 from tests.support.receiver import SECRET, Receiver, receiving
+from tests.support.servers import redis_program
 from tests.support.waiting import eventually
 
 PATIENCE_SECONDS = 60.0
@@ -133,3 +134,34 @@ async def test_killed_while_it_tells(world: World, redis_server: EmbeddedRedis, 
         assert len(receiver.ids) == 2
         assert len(set(receiver.ids)) == 1
         assert receiver.notices[0]["data"]["examples"] == [run]
+
+
+@pytest.mark.hole("H23")
+async def test_a_redis_that_is_gone_is_told_while_it_is(tmp_path: Path) -> None:
+    """Two watchdogs, and a Redis that is killed for longer than a restart takes: one of them tells it, while it is away. That it
+    is over is told when it has been back for long enough, under the same incident; the fault
+    that comes next is told as ever.
+    """
+    place = tmp_path / "redis"
+    async with receiving() as receiver, EmbeddedRedis(place, server=redis_program()) as server:
+        store = await RedisStore.open(RedisSettings(url=server.url), namespace="away", partitions=2)
+        try:
+            world = World(store)
+            watchdogs = Watchdogs(server.url, world, receiver, tmp_path)
+            async with watchdogs.one(), watchdogs.one():
+                await reading(world)
+                await server.kill()
+                await told(receiver, "incident-opened")
+                (opened,) = receiver.notices
+                assert (opened["data"]["cause"], opened["subject"]) == ("store-unreachable", "store")
+                assert opened["data"]["suggestion"] == "tailrace doctor"
+                await server.start()
+                await told(receiver, "incident-opened", "incident-over")
+                assert receiver.notices[1]["data"]["incident"] == opened["data"]["incident"]
+                run = await world.start(PATIENT)
+                await flagged(world, run)
+                await told(receiver, "incident-opened", "incident-over", "incident-opened")
+                assert receiver.notices[2]["data"]["cause"] == "no-worker"
+            assert len(set(receiver.ids)) == len(receiver.ids) == 3
+        finally:
+            await store.aclose()
