@@ -74,15 +74,19 @@ class _Limited(SmallDisk):
     def _limit(pid: int, size: str) -> None:
         """As the user that the process is: root in a container may not touch the limits of others."""
         try:
-            user = Path(f"/proc/{pid}").stat().st_uid
+            owner = Path(f"/proc/{pid}").stat()
         except FileNotFoundError:
             return  # (It has ended.)
-        subprocess.run(
+        other = owner.st_uid != os.geteuid()
+        done = subprocess.run(
             ["prlimit", f"--pid={pid}", f"--fsize={size}:"],
-            user=None if user == os.geteuid() else user,
+            user=owner.st_uid if other else None,
+            group=owner.st_gid if other else None,
             capture_output=True,
-            check=False,  # (It may end meanwhile. What a limit does not reach shows in the test.)
+            text=True,
+            check=False,
         )
+        assert done.returncode == 0 or not Path(f"/proc/{pid}").exists(), done.stderr
 
 
 def _family(pid: int) -> Iterator[int]:
