@@ -86,6 +86,23 @@ async def test_workers_that_beat_and_take_nothing_are_hung(world: World) -> None
         assert (found.cause, found.hop, found.healthy) == ("workers-hung", "delivery", False)
 
 
+@pytest.mark.failure(28)
+async def test_workers_that_mean_another_store(world: World) -> None:
+    """The only ones that beat here joined a store of another identity, as this namespace was before it was made anew."""
+    worker = Worker(world.store)
+    worker.taking, worker.store_id = False, "another"
+    async with world.orchestrated(), worker.working():
+        workflow_id = await world.start(PATIENT)
+        async with world.watched():
+            await world.until_flagged(workflow_id, "identity-mismatch")
+        found = await diagnose(world.store, workflow_id)
+        assert (found.cause, found.hop, found.healthy) == ("identity-mismatch", "delivery", False)
+        assert "w1" in found.summary
+        worker.store_id = world.store.instance_id
+        worker.taking = True
+        await world.until_completed(workflow_id)
+
+
 async def test_reports_that_nobody_applies(world: World) -> None:
     """Not while a stand-by could still take over; then with the partition and its reports, though the stage has time."""
     async with Worker(world.store).working(), world.watched():

@@ -126,6 +126,7 @@ class Worker:
         self.queue = RedisTasks(store, "builder", name)
         self.name = name
         self.slots = slots
+        self.store_id = ""
         self.held: dict[str, Delivery] = {}
         self.taking = True
         self.finishing = True
@@ -157,7 +158,7 @@ class Worker:
             host="here",
             slots=self.slots,
             in_flight=len(self.held),
-            store_id="",
+            store_id=self.store_id,
         )
         await self.queue.beat(beat)
 

@@ -17,7 +17,9 @@ from tailrace.core.store.port import Delivery, Limits
 from tailrace.core.testing.builders import completed, diamond, line, pipeline, stage, workflow_id_in
 from tailrace.core.workflow.definition import RetryPolicy
 from tailrace.infra.embedded import EmbeddedRedis
+from tailrace.projections.watchdog import diagnose
 from tests.support.bench import Bench
+from tests.support.engine_process import program
 from tests.support.waiting import beside, eventually, pass_server_time
 
 #: Commands of the ways to send a message that are no stream.
@@ -145,6 +147,35 @@ async def test_f04_what_leaves_no_outcome_becomes_poison(redis_server: EmbeddedR
         error = (await bench.state(run)).error
         assert error is not None
         assert (error.reason, begun) == ("poison", 2)
+
+
+@pytest.mark.failure(3)
+@pytest.mark.failure(4)
+async def test_f03_a_task_that_ends_its_workers_is_named_and_given_up(bench: Bench, tmp_path: Path) -> None:
+    """A worker that is killed with -9 whenever it has the task, and started again: `why` says so from the third time on; after
+    the fifth nobody is given it any more, and the run fails by that.
+    """
+    definition = (await bench.prepare(pipeline(stage("only", params={"seconds": 60.0})))).pipeline
+    place = (bench.store.client.settings.url, bench.store.keys.namespace, "w1", tmp_path)
+    causes: list[str | None] = []
+    async with bench.orchestrating():
+        run = await bench.submit(definition)
+        for delivery in range(1, 6):
+
+            async def held(delivery: int = delivery) -> bool:
+                (entry,) = await bench.open_entries(run)
+                return (entry.state, entry.deliveries) == ("delivered", delivery)
+
+            async with program("worker", *place) as process:
+                await eventually(held)
+                process.kill()
+                await process.wait()
+            causes.append((await diagnose(bench.store, run)).cause)
+        async with program("worker", *place):
+            await bench.wait_status("failed", run)
+    assert causes == [None, None, "crash-loop", "crash-loop", "crash-loop"]
+    assert (await diagnose(bench.store, run)).cause == "poison"
+    assert (await bench.state(run)).stages["only"].attempt == 1
 
 
 @pytest.mark.failure(6)
