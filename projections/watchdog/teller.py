@@ -123,6 +123,7 @@ class Teller:
     async def _turn_if_leading(self) -> bool:
         clock = asyncio.get_running_loop().time()
         if self._epoch is None or clock - self._renewed_at >= self._options.lease_seconds / 3:
+            await self._store.check_identity(0)  # a lease is not for a namespace that is another one
             self._epoch = await self._book.lead(self._name, self._epoch, seconds=self._options.lease_seconds)
             self._renewed_at = clock
             if self._epoch is None:

@@ -165,3 +165,22 @@ async def test_a_redis_that_is_gone_is_told_while_it_is(tmp_path: Path) -> None:
             assert len(set(receiver.ids)) == len(receiver.ids) == 3
         finally:
             await store.aclose()
+
+
+async def test_a_redis_that_was_emptied_is_told(tmp_path: Path) -> None:
+    """It answers, and is not the store that was joined: that stands in no run's log either. No book is begun there."""
+    async with receiving() as receiver, EmbeddedRedis(tmp_path / "redis", server=redis_program()) as server:
+        store = await RedisStore.open(RedisSettings(url=server.url), namespace="emptied", partitions=2)
+        try:
+            watchdogs = Watchdogs(server.url, World(store), receiver, tmp_path)
+            async with watchdogs.one():
+                await reading(World(store))
+                await store.client.command("FLUSHALL")
+                await told(receiver, "incident-opened")
+            (opened,) = receiver.notices
+            assert (opened["data"]["cause"], opened["data"]["scope"]) == ("log-diverged", "store")
+            assert "it was emptied" in opened["data"]["summary"]
+            left = await store.client.command("KEYS", "*")
+            assert not [key for key in left if b"notices" in key], left
+        finally:
+            await store.aclose()
