@@ -56,6 +56,9 @@ _log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+#: Tables in the order in which they get their indexes: those that take longest first.
+INDEXED: Final = ("stages", "tasks", *(table for table in TABLES if table not in {"stages", "tasks"}))
+
 #: How often the swap is tried against readers and projectors that hold their locks.
 SWAP_ATTEMPTS: Final = 5
 
@@ -87,13 +90,11 @@ async def rebuild(
 
     async def work(session: Session) -> Rebuilt:
         try:
-            rebuilt = await _rebuild(url, session, names, build, on_progress or _ignore)
+            return await _rebuild(url, session, names, build, on_progress or _ignore)
         except TailraceError as error:
             if not error.retryable:  # what is there can't be gone on with
                 await book.discard(session)
             raise
-        await book.discard(session)
-        return rebuilt
 
     return await _alone(url, "tailrace_next, tailrace", work)
 
@@ -196,8 +197,7 @@ async def _rebuild(url: str, session: Session, names: Sequence[str], build: str,
     if not begun.copied:
         await _copy(url, session, begun, on_progress)
     on_progress(Progress(done=begun.total, total=begun.total, step="indexes"))
-    for table in TABLES:
-        await book.add_indexes(session, table)
+    await _add_indexes(url, session)
     replay = Replay(session, [projection for projection in rebuildable() if projection.name in names])
     targets = await book.marks(session)
     while True:
@@ -212,7 +212,10 @@ async def _rebuild(url: str, session: Session, names: Sequence[str], build: str,
     async def exchange() -> tuple[dict[str, int], dict[str, int]]:
         # What a replay wrote in a transaction that was rolled back is gone with it.
         replay.rewind()
-        return await _exchange(session, replay, begun, on_progress)
+        swapped = await _exchange(session, replay, begun, on_progress)
+        # In the same step: a book without its tables would be gone on with.
+        await book.discard(session)
+        return swapped
 
     rows, counts_differed = await _in_place(session, exchange)
     return Rebuilt(rows=rows, differed={**differed, **counts_differed}, resumed=begun.done > 0)
@@ -242,6 +245,26 @@ async def _copy(url: str, session: Session, begun: Book, on_progress: OnProgress
     finally:
         reader.terminate()
     await book.keep_copied(session)
+
+
+async def _add_indexes(url: str, session: Session) -> None:
+    """Keys and indexes of all tables, two tables at a time: this process has nothing else to do meanwhile."""
+    beside = await connect(url, "tailrace rebuild indexes", statement_seconds=STATEMENT_SECONDS, more=STAYS)
+    tables = iter(INDEXED)
+
+    async def add(on: Session) -> None:
+        for table in tables:
+            await book.add_indexes(on, table)
+
+    try:
+        await end_with_client(beside)
+        async with asyncio.TaskGroup() as adding:
+            adding.create_task(add(session))
+            adding.create_task(add(beside))
+    except ExceptionGroup as errors:
+        raise errors.exceptions[0] from None
+    finally:
+        beside.terminate()
 
 
 def _refuse(problem: ParkedEntry) -> None:

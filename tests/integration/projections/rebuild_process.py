@@ -1,4 +1,7 @@
-"""A rebuild that ends as by `kill -9`: `rebuild_process.py URL STEP COUNT`, at the COUNTth progress of a step."""
+"""A rebuild that ends as by `kill -9`: `rebuild_process.py URL STEP COUNT`, at the COUNTth progress of a step.
+
+With the step `swapped`: as soon as the new tables are the ones that are read.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +9,12 @@ import asyncio
 import os
 import signal
 import sys
+from typing import Any
 
 from tailrace.infra.build import build_id
+from tailrace.projections import rebuild as rebuilding
 from tailrace.projections import whole
 from tailrace.projections.beside import Progress
-from tailrace.projections.rebuild import rebuild
 
 #: Small, so that there are many stretches.
 STRETCH = 100
@@ -28,7 +32,15 @@ def main(url: str, step: str, count: int) -> None:
         if not left:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    asyncio.run(rebuild(url, build=BUILD, on_progress=die))
+    in_place = rebuilding._in_place
+
+    async def swap(*arguments: Any) -> None:
+        await in_place(*arguments)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    if step == "swapped":
+        rebuilding._in_place = swap  # type: ignore[assignment]  # a crash point
+    asyncio.run(rebuilding.rebuild(url, build=BUILD, on_progress=die))
 
 
 async def killed(url: str, step: str, count: int) -> None:
