@@ -7,6 +7,9 @@ from typing import Final, TypeAlias
 
 Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 
+#: What the standard library takes for addresses of the internet, and is not: the old site-local ones of IPv6.
+_INSIDE: Final = (ipaddress.ip_network("fec0::/10"),)
+
 #: IPv6 addresses that stand for an IPv4 address in their last 32 bits (NAT64, and the old "compatible" form).
 _EMBEDDING: Final = (ipaddress.ip_network("64:ff9b::/96"), ipaddress.ip_network("::/96"))
 
@@ -20,6 +23,8 @@ def is_public(text: str) -> bool:
     except ValueError:
         return False
     inner = _meant(address)
+    if any(inner in network for network in _INSIDE):
+        return False
     return inner.is_global and not (inner.is_multicast or inner.is_reserved or inner.is_unspecified)
 
 

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Final, TypeAlias
 
 from tailrace.core.clock import SECOND
-from tailrace.core.errors import Undecodable
+from tailrace.core.errors import StoreCorrupt, Undecodable
 from tailrace.core.partitioning import partition_of
 from tailrace.core.store.port import WorkflowStore
 from tailrace.core.workflow.state import StageState, WorkflowState
@@ -90,14 +90,21 @@ class Suspects:
         """Those of these runs that have such a stage and are not flagged, at most `most`."""
         found: list[str] = []
         for start in range(0, len(ids), LOADED):
-            try:
-                states = await self._store.load_states(ids[start : start + LOADED])
-            except Undecodable:
-                continue
-            found += [state.workflow_id for state in states if state is not None and _stands(state, shows)]
+            states = await self._load(ids[start : start + LOADED])
+            found += [state.workflow_id for state in states if _stands(state, shows)]
             if len(found) >= self._most:
                 break
         return found[: self._most]
+
+    async def _load(self, ids: Sequence[str]) -> list[WorkflowState]:
+        """The states of these runs; one that can't be read must not hide the others."""
+        try:
+            return [state for state in await self._store.load_states(ids) if state is not None]
+        except (Undecodable, StoreCorrupt):
+            if len(ids) == 1:
+                return []
+            middle = len(ids) // 2
+            return [*await self._load(ids[:middle]), *await self._load(ids[middle:])]
 
 
 def _silent(looking: Round, facts: AgentFacts) -> Iterator[str]:

@@ -19,7 +19,7 @@ import msgspec
 
 from tailrace.core.clock import to_us
 from tailrace.core.codec import decode_event
-from tailrace.core.errors import LogDiverged, StoreUnavailable, TailraceError, Undecodable
+from tailrace.core.errors import LogDiverged, StoreCorrupt, StoreUnavailable, TailraceError, Undecodable
 from tailrace.core.store.port import NoticeBook, NoticeChange, NoticePage, Position, RawEntry, WorkflowStore
 from tailrace.projections.watchdog.outage import Outage
 from tailrace.projections.watchdog.rules import FULL, store_full
@@ -185,13 +185,15 @@ class Teller:
         telling.see(store_full(fullness, aside=False), now, shows=fullness >= FULL)
 
     async def _types(self, workflow_ids: Sequence[str]) -> dict[str, str]:
-        """The pipelines of these runs, as far as they can be read."""
+        """The pipelines of these runs, as far as they can be read: one that can't be must not keep the others from being told."""
         if not workflow_ids:
             return {}
         try:
             states = await self._store.load_states(workflow_ids)
-        except Undecodable:
-            return {}
+        except (Undecodable, StoreCorrupt):
+            if len(workflow_ids) == 1:
+                return {}
+            return {run: kind for one in workflow_ids for run, kind in (await self._types([one])).items()}
         return {state.workflow_id: state.type for state in states if state is not None}
 
     def _is_to_be_noted(self, page: NoticePage) -> bool:

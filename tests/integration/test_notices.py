@@ -132,6 +132,27 @@ async def test_a_run_that_failed_is_told_once(world: World) -> None:
     assert (facts["error"]["reason"], facts["last_reason"]) == ("retry-budget", "no-compiler")
 
 
+async def test_a_failed_run_whose_state_cannot_be_read_is_told_too(world: World) -> None:
+    """Without its pipeline; and it does not keep those beside it from being told."""
+    worker = Worker(world.store)
+    worker.outcome = lambda task_id: builders.failed(task_id, reason="no-compiler", worker="w1")
+    async with receiving() as receiver:
+        async with telling(world, receiver):
+            pass  # it was there: what comes now is told
+        async with world.orchestrated(), worker.working():
+            runs = [await world.start(PATIENT) for _ in range(3)]
+
+            async def all_failed() -> bool:
+                return all(state and state.status == "failed" for state in await world.store.load_states(runs))
+
+            await eventually(all_failed)
+        await world.break_state(runs[0])
+        async with telling(world, receiver):
+            await told(receiver, *["run-failed"] * 3)
+    types = {document["data"]["workflow_id"]: document["data"]["type"] for document in receiver.notices}
+    assert types == {runs[0]: "", runs[1]: "patient", runs[2]: "patient"}
+
+
 async def test_what_comes_and_goes_is_one_incident(world: World) -> None:
     """Told once when it begins and once when it has been quiet, with how often it came back."""
     run = await world.start(PATIENT)
@@ -223,7 +244,7 @@ async def test_of_an_answer_only_its_status_is_read() -> None:
         endless.set()
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::1]", "[::ffff:127.0.0.1]", "0.0.0.0"])
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::1]", "[::ffff:127.0.0.1]", "0.0.0.0", "[fec0::1]"])
 async def test_addresses_inside_are_refused(host: str) -> None:
     """Also by a name, or in another spelling; with the setting to use if it is meant. Nothing is even connected."""
     async with receiving() as receiver:

@@ -54,6 +54,12 @@ class World:
         assert state is not None
         return state
 
+    async def break_state(self, workflow_id: str) -> None:
+        """Put something that is no state in the place of the run's."""
+        key = self.store.keys.partition(partition_of(workflow_id, self.store.partitions)).workflow(workflow_id)
+        await self.store.client.command("DEL", key)
+        await self.store.client.command("SET", key, "x")
+
     async def cause(self, workflow_id: str) -> str | None:
         """The cause that the run is flagged with."""
         stall = (await self.state(workflow_id)).stall
