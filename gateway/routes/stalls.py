@@ -1,4 +1,4 @@
-"""`/stalls` and `/stats/overview`: what stands, and how things are. Both from the read model."""
+"""`/stalls` and `/stats/overview`, from the read model: what stands, and how things are. `/why`, from the store: why."""
 
 from __future__ import annotations
 
@@ -9,11 +9,16 @@ from aiohttp import web
 from tailrace.gateway.responses import document, items
 from tailrace.gateway.schemas import check_query, query_flag, query_number
 from tailrace.gateway.services import services_of
+from tailrace.projections.watchdog import diagnose_open
 
 
 def routes(prefix: str) -> Sequence[web.RouteDef]:
     """The routes of this module."""
-    return [web.get(f"{prefix}/stalls", stalls), web.get(f"{prefix}/stats/overview", overview)]
+    return [
+        web.get(f"{prefix}/stalls", stalls),
+        web.get(f"{prefix}/stats/overview", overview),
+        web.get(f"{prefix}/why", why),
+    ]
 
 
 async def stalls(request: web.Request) -> web.Response:
@@ -31,3 +36,12 @@ async def stalls(request: web.Request) -> web.Response:
 async def overview(request: web.Request) -> web.Response:
     """Counts over all runs."""
     return document(await services_of(request).queries.overview())
+
+
+async def why(request: web.Request) -> web.Response:
+    """Why open runs do or do not move, those first that should have moved longest ago; `open` is how many there are."""
+    services = services_of(request)
+    check_query(request.query, "limit")
+    limit = query_number(request.query, "limit", default=100, least=1, most=500)
+    async with services.store_deadline(services.settings.why_timeout_seconds):
+        return document(await diagnose_open(services.store, most=limit))

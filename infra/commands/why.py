@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import click
 
-from tailrace.infra.client import Gateway, path
+from tailrace.infra.client import path
 from tailrace.infra.commands.options import NAME, gateway, json_option, print_json
 
-_OPEN = ("initiated", "running", "paused")
+#: How many runs are explained at most where all are asked about.
+MOST: Final = 200
 
 
 @click.command("why")
 @click.argument("workflow_id", metavar="[ID]", required=False, type=NAME)
-@click.option("--all", "every", is_flag=True, help="Every open run.")
+@click.option("--all", "every", is_flag=True, help="The open runs: those first that should have moved longest ago.")
 @json_option
 def why_command(workflow_id: str | None, every: bool, as_json: bool) -> None:
     """Say why a run does not move, with evidence and a suggestion.
@@ -27,28 +28,20 @@ def why_command(workflow_id: str | None, every: bool, as_json: bool) -> None:
     if (workflow_id is None) == (not every):
         raise click.UsageError("name a run, or say --all")
     client = gateway()
-    ids = [workflow_id] if workflow_id else _open_runs(client)
-    found = [client.get(path("workflows", run, "why")) for run in ids]
-    if as_json:
-        print_json(found[0] if workflow_id else {"items": found})
+    if workflow_id:
+        diagnosis = client.get(path("workflows", workflow_id, "why"))
+        print_json(diagnosis) if as_json else _print(diagnosis)
         return
-    if not found:
-        click.echo("no run is open")
-    for diagnosis in found:
+    found = client.get("/why", limit=MOST)
+    if as_json:
+        print_json(found)
+        return
+    for diagnosis in found["items"]:
         _print(diagnosis)
-
-
-def _open_runs(client: Gateway) -> list[str]:
-    ids: list[str] = []
-    for status in _OPEN:
-        cursor = None
-        while True:
-            page = client.get("/workflows", status=status, limit=100, cursor=cursor)
-            ids += [item["workflow_id"] for item in page["items"]]
-            cursor = page["next_cursor"]
-            if cursor is None:
-                break
-    return ids
+    if not found["open"]:
+        click.echo("no run is open")
+    elif found["open"] > len(found["items"]):
+        click.echo(f"and {found['open'] - len(found['items']):,} more are open; what many share: tailrace stalls")
 
 
 def _print(diagnosis: dict[str, Any]) -> None:

@@ -6,6 +6,16 @@ Nothing here needs Postgres, so that it works exactly when something else does n
 from tailrace.projections.watchdog.checks import Check, check_store
 from tailrace.projections.watchdog.diagnosis import CAUSES, Diagnosis, Secondary
 from tailrace.projections.watchdog.watchdog import Watchdog, WatchdogOptions
-from tailrace.projections.watchdog.why import diagnose
+from tailrace.projections.watchdog.why import diagnose, diagnose_open
 
-__all__ = ["CAUSES", "Check", "Diagnosis", "Secondary", "Watchdog", "WatchdogOptions", "check_store", "diagnose"]
+__all__ = [
+    "CAUSES",
+    "Check",
+    "Diagnosis",
+    "Secondary",
+    "Watchdog",
+    "WatchdogOptions",
+    "check_store",
+    "diagnose",
+    "diagnose_open",
+]

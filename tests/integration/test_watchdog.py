@@ -18,7 +18,7 @@ from tailrace.core.store.port import Limits
 from tailrace.core.testing import builders
 from tailrace.core.workflow.definition import RetryPolicy
 from tailrace.infra.embedded import EmbeddedRedis
-from tailrace.projections.watchdog import Check, Watchdog, check_store, diagnose
+from tailrace.projections.watchdog import Check, Watchdog, check_store, diagnose, diagnose_open
 from tailrace.projections.watchdog.repairs import REPAIRS
 from tests.integration.watchdog_world import OPTIONS, PATIENT, QUICK, Worker, World, running, until
 from tests.support.servers import redis_program
@@ -144,6 +144,27 @@ async def test_a_worker_that_dies_in_the_middle_of_a_long_stage(world: World) ->
             other.held[delivery.message.task_id] = delivery
             await world.until_completed(workflow_id)
     assert await world.stalls(workflow_id) == ["worker-lost"]
+
+
+async def test_a_run_that_cannot_be_read_does_not_hide_those_beside_it(world: World) -> None:
+    """The hash of one holds what it never should; the others of the same silent worker are flagged as ever."""
+    runs = [await world.start(PATIENT) for _ in range(6)]
+    worker = Worker(world.store, slots=len(runs))
+    worker.finishing = False
+    async with world.orchestrated():
+        async with worker.working():
+            for run in runs:
+                await world.until_begun(run)
+        for partition in range(world.store.partitions):
+            broken = next(run for run in runs if partition_of(run, world.store.partitions) == partition)
+            await world.break_state(broken)
+            runs.remove(broken)
+        async with world.watched():
+            for run in runs:
+                await world.until_flagged(run, "worker-lost")
+    found = {item.workflow_id: item.cause for item in (await diagnose_open(world.store, most=10)).items}
+    assert [found.pop(run) for run in runs] == ["worker-lost"] * len(runs)
+    assert set(found.values()) == {"log-diverged"}
 
 
 @pytest.mark.failure(26)

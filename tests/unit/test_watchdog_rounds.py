@@ -21,7 +21,7 @@ from tailrace.core.store.memory.store import MemoryStore
 from tailrace.core.store.port import Ownership, Queue, WorkerBeat
 from tailrace.core.testing import builders
 from tailrace.core.workflow.state import WorkflowState
-from tailrace.projections.watchdog import Watchdog, WatchdogOptions, check_store, diagnose
+from tailrace.projections.watchdog import Watchdog, WatchdogOptions, check_store, diagnose, diagnose_open
 from tailrace.projections.watchdog.repairs import REPAIRS, Repair, parse_repairs
 
 PIPELINE = builders.pipeline(builders.stage("build", agent="builder"))
@@ -378,3 +378,16 @@ def test_the_setting_of_repairs() -> None:
     assert parse_repairs("timers") == {"timers"}
     with pytest.raises(ConfigurationError, match="redispatch, timers"):
         parse_repairs("timers,all")
+
+
+async def test_all_open_runs_are_explained_at_once() -> None:
+    """What they share is asked once; no more than wanted, those first that should have moved longest ago (here: all alike)."""
+    world = World()
+    runs = await world.start(30)
+    await world.advance(10.0)
+    found = await diagnose_open(world.store, most=20, second_look_seconds=0.0)
+    assert found.open == 30
+    assert [(item.workflow_id, item.cause) for item in found.items] == [(run, "no-worker") for run in sorted(runs)[:20]]
+    alone = await diagnose(world.store, runs[0])
+    assert replace(found.items[0], at=alone.at) == alone
+    assert (await diagnose_open(World().store, most=20)).items == []
