@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -161,7 +161,7 @@ async def _postgres(settings: Settings, store_id: str | None) -> list[Check]:
         return [Check(name="postgres", status="warning", detail="none is configured", suggestion=suggestion)]
     try:
         async with Queries(settings.postgres_url) as queries:
-            rows, known = await queries.checkpoints(), await queries.store_id()
+            rows, known, parked = await queries.checkpoints(), await queries.store_id(), await queries.parked_runs()
     except TailraceError as error:
         suggestion = "start Postgres: lists and history need it"
         return [Check(name="postgres", status="warning", detail=str(error), suggestion=suggestion)]
@@ -174,7 +174,20 @@ async def _postgres(settings: Settings, store_id: str | None) -> list[Check]:
         checks.append(_diverged(f"the read model was built from store {known}, and this Redis {what}"))
     problems = {row.partition: row.problem for row in rows if row.problem}
     checks += [_stands(partition, problem) for partition, problem in problems.items()]
+    unread = sorted({row.partition for row in rows if row.owner is None and not row.problem})
+    if unread:
+        checks.append(_unread(unread))
+    if parked:
+        detail = f"{sum(parked.values())} runs could not be projected any further, and are parked"
+        suggestion = "tailrace projections redrive"
+        checks.append(Check(name="projections", status="warning", detail=detail, suggestion=suggestion))
     return checks
+
+
+def _unread(partitions: Sequence[int]) -> Check:
+    which = ", ".join(str(partition) for partition in partitions)
+    detail = f"nobody reads partitions {which}: lists and history stand still, and the log is not trimmed"
+    return Check(name="projector", status="failed", detail=detail, suggestion="tailrace projector")
 
 
 def _stands(partition: int, problem: str) -> Check:
