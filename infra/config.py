@@ -88,7 +88,7 @@ def load_settings(
     if not _NAMESPACE.match(namespace):
         raise ConfigurationError(f"TAILRACE_NAMESPACE {namespace!r}: use a-z, 0-9, '-' and '_', up to 32")
     partitions = env.get("TAILRACE_PARTITIONS")
-    if partitions and not (partitions.isdigit() and 1 <= int(partitions) <= 256):
+    if partitions and not (partitions.isdecimal() and len(partitions) < 4 and 1 <= int(partitions) <= 256):
         raise ConfigurationError(f"TAILRACE_PARTITIONS {partitions!r}: a number from 1 to 256")
     redis_url = env.get(REDIS_SETTING) or running.get("redis_url")
     if redis_url:

@@ -19,6 +19,12 @@ def check_dense(partition: int, place: Place, entries: Sequence[RawEntry]) -> No
     expected = place.seq
     for entry in entries:
         expected += 1
+        if not entry.seq:
+            raise LogDiverged(
+                partition,
+                f"entry {entry.entry_id} is no event: nobody but the engine writes to a log. Reading goes on when it is taken "
+                "out of the stream (XDEL)",
+            )
         if entry.seq != expected:
             raise LogDiverged(
                 partition,

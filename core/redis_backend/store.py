@@ -51,6 +51,10 @@ from tailrace.core.workflow.state import WorkflowState
 SCHEMA_VERSION: Final = 1
 PARKED_LIMIT: Final = 10_000
 
+#: Fields of a log entry beside its data, and how many digits a number among them may have: those of 64 bits.
+_LOG_FIELDS: Final = (b"type", b"workflow", b"version", b"seq", b"traceparent")
+_DIGITS: Final = 19
+
 
 class RedisStore:
     """The workflows of one namespace. Open it with `open`; close it with `aclose`."""
@@ -509,18 +513,21 @@ async def ensure_group(client: Client, stream: str, group: str) -> None:
 
 def _raw_entry(partition: int, entry_id: str, fields: Fields) -> RawEntry:
     """A log entry; what has no readable place in the log gets `seq` and `version` 0, for its reader to park."""
+    try:
+        return RawEntry(
+            partition=partition,
+            entry_id=entry_id,
+            seq=_number(fields[b"seq"]),
+            workflow_id=fields[b"workflow"].decode(),
+            version=_number(fields[b"version"]),
+            type=fields[b"type"].decode(),
+            traceparent=fields[b"traceparent"].decode(),
+            data=fields[b"data"],
+        )
+    except (KeyError, UnicodeDecodeError):
+        whole = {name: fields.get(name, b"").decode(errors="replace").encode() for name in _LOG_FIELDS}
+        return _raw_entry(partition, entry_id, {**whole, b"data": fields.get(b"data", b"")})
 
-    def text(name: bytes) -> str:
-        return fields.get(name, b"").decode(errors="replace")
 
-    seq, version = text(b"seq"), text(b"version")
-    return RawEntry(
-        partition=partition,
-        entry_id=entry_id,
-        seq=int(seq) if seq.isdigit() else 0,
-        workflow_id=text(b"workflow"),
-        version=int(version) if version.isdigit() else 0,
-        type=text(b"type"),
-        traceparent=text(b"traceparent"),
-        data=fields.get(b"data", b""),
-    )
+def _number(text: bytes) -> int:
+    return int(text) if text.isdigit() and len(text) <= _DIGITS else 0

@@ -23,3 +23,10 @@ def test_a_number_that_is_none_is_refused(setting: str, value: str) -> None:
     """With the setting and what it may be."""
     with pytest.raises(ConfigurationError, match=f"{setting} '{value}': a number from 0 to"):
         load_settings(environ={setting: value}, follow_up=False)
+
+
+@pytest.mark.parametrize("value", ["0", "257", "-1", "2.0", "\u00b2", "9" * 5000])
+def test_partitions_that_cannot_be_are_refused(value: str) -> None:
+    """Also what only looks like a number."""
+    with pytest.raises(ConfigurationError, match="a number from 1 to 256"):
+        load_settings(environ={"TAILRACE_PARTITIONS": value}, follow_up=False)

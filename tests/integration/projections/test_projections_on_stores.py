@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tailrace.core.commands import ApplyReport, CancelWorkflow
+from tailrace.core.partitioning import partition_of
 from tailrace.core.redis_backend.store import RedisStore
 from tailrace.core.store.memory import MemoryBackend
 from tailrace.core.store.port import WorkflowStore
@@ -68,6 +69,39 @@ async def test_rows_are_what_the_store_holds(
         assert row.labels == snapshot.created.labels
     for partition in range(store.partitions):
         assert await queries.log(partition, limit=500) == list(await store.read_log(partition, "0-0", count=500))
+
+
+FOREIGN: list[dict[str, str | bytes]] = [
+    {"foo": "bar"},
+    {"type": "TaskStarted", "workflow": "run", "version": "9", "seq": "9" * 5000, "traceparent": "", "data": b"\xff"},
+    {"type": b"\xff", "workflow": b"\xff", "version": "²", "seq": "²", "traceparent": b"\x00", "data": ""},
+]
+
+
+@pytest.mark.parametrize("fields", FOREIGN, ids=["unknown", "numbers", "bytes"])
+async def test_what_somebody_put_into_the_log_is_named(
+    postgres_url: str, db: Database, redis_store: RedisStore, fields: dict[str, str | bytes]
+) -> None:
+    """It has no place in the log: its partition says which entry it is and what to do, and goes on once it is gone."""
+    runner = Runner(redis_store, SEVEN)
+    await runner.prepare()
+    await runner.create("run")
+    partition = partition_of("run", redis_store.partitions)
+    log = redis_store.keys.partition(partition).log
+    problem = f"SELECT problem FROM tailrace.partitions WHERE partition = {partition}"
+    async with projecting(postgres_url, redis_store):
+        await until(lambda: caught_up(db, redis_store))
+        added = await redis_store.client.command("XADD", log, "*", *(part for pair in fields.items() for part in pair))
+        await finish(runner, "run", stages=2)
+        await until(lambda: db.value(problem))
+        said = await db.value(problem)
+        assert said.startswith("log-diverged: ")
+        assert f"entry {added.decode()} is no event" in said
+        assert "XDEL" in said
+        assert await redis_store.client.command("XDEL", log, added) == 1
+        await until(lambda: caught_up(db, redis_store))
+        await until(lambda: db.value(f"SELECT problem IS NULL FROM tailrace.partitions WHERE partition = {partition}"))
+    assert await db.value("SELECT count(*) FROM tailrace.parked") == 0
 
 
 @pytest.mark.parametrize("blow", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "frozen"])
