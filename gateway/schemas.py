@@ -226,3 +226,17 @@ def query_number(query: Mapping[str, str], name: str, *, default: int, least: in
     if not (text.isascii() and text.isdigit() and len(text) < 10 and least <= int(text) <= most):
         raise InvalidInput(f"`{name}` is a whole number from {least} to {most}")
     return int(text)
+
+
+def query_object(query: Mapping[str, str], name: str) -> dict[str, Any] | None:
+    """A JSON object in a query; raises `InvalidInput`."""
+    text = query.get(name)
+    if text is None:
+        return None
+    try:
+        value = parse(text.encode("utf-8", "surrogatepass"))
+    except Refusal as error:
+        raise InvalidInput(f"`{name}` is a JSON object: {error}") from None
+    if not isinstance(value, dict) or _is_deep(value):
+        raise InvalidInput(f'`{name}` is a JSON object, like {{"customer": "acme"}}')
+    return value

@@ -33,7 +33,7 @@ from tailrace.projections.rows import (
     to_row,
 )
 from tailrace.projections.sql import statements
-from tailrace.projections.values import text
+from tailrace.projections.values import cleaned, text
 
 _SQL = statements("queries")
 
@@ -90,13 +90,15 @@ class Queries:
         status: str | Sequence[str] | None = None,
         type: str | None = None,
         labels: dict[str, str] | None = None,
+        input: dict[str, Any] | None = None,
         q: str | None = None,
         stalled: bool | None = None,
         limit: int = 50,
         cursor: str | None = None,
     ) -> WorkflowPage:
         """Runs, newest first. `status` is one or several (also separated by commas), `q` is part of a name or
-        description, or the beginning of an id. Raises `InvalidInput` for a status or cursor that can't be.
+        description, or the beginning of an id. `input` is contained in the run's, as Postgres' `@>` has it: objects hold at
+        least these fields, arrays at least these items. Raises `InvalidInput` for a status or cursor that can't be.
         """
         after = None if cursor is None else _read_cursor(cursor)
         limit = _bounded(limit)
@@ -112,6 +114,7 @@ class Queries:
             None if after is None else to_datetime(after.created_at),
             None if after is None else after.workflow_id,
             limit + 1,
+            cleaned(input) if input else None,
         )
         more = len(found) > limit
         found = found[:limit]

@@ -29,7 +29,7 @@ from tailrace.gateway.documents import (
 )
 from tailrace.gateway.requests import bearer_of, body_of
 from tailrace.gateway.responses import document, items, workflow_id_of
-from tailrace.gateway.schemas import CreateWorkflowRequest, check_query, query_flag, query_number, read
+from tailrace.gateway.schemas import CreateWorkflowRequest, check_query, query_flag, query_number, query_object, read
 from tailrace.gateway.services import Services, services_of
 from tailrace.gateway.tracing import trace_of
 from tailrace.gateway.waiting import wait_ended
@@ -94,11 +94,12 @@ async def create(request: web.Request) -> web.Response:
 async def list_workflows(request: web.Request) -> web.Response:
     """Runs, newest first."""
     query = request.query
-    check_query(query, "status", "type", "label", "q", "stalled", "limit", "cursor")
+    check_query(query, "status", "type", "label", "input", "q", "stalled", "limit", "cursor")
     page = await services_of(request).queries.list_workflows(
         status=query.get("status"),
         type=query.get("type"),
         labels=_labels(query.getall("label", [])),
+        input=query_object(query, "input"),
         q=query.get("q"),
         stalled=query_flag(query, "stalled"),
         limit=query_number(query, "limit", default=50, least=1, most=200),

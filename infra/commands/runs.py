@@ -71,7 +71,8 @@ def _label(text: str) -> tuple[str, str]:
 @click.option("--status", help="Only runs with this status.")
 @click.option("--type", "type_", help="Only runs of this definition.")
 @click.option("--label", help="Only runs with this label, KEY=VALUE.")
-@click.option("--query", "q", help="Only runs whose name or requirements hold this text.")
+@click.option("--input", help="Only runs whose input holds this JSON object.")
+@click.option("--query", "q", help="Only runs whose name or description holds this text, or whose id begins with it.")
 @click.option("--stalled", is_flag=True, help="Only stalled runs.")
 @click.option("--limit", default=20, show_default=True)
 @click.option("--cursor", help="Where the page before ended.")
@@ -82,6 +83,7 @@ def list_command(as_json: bool, stalled: bool, type_: str | None, **query: Any) 
     \b
     Example:
       tailrace list --status failed
+      tailrace list --input '{"customer": "acme"}'
     """
     page = gateway().get("/workflows", type=type_, stalled="true" if stalled else None, **query)
     if as_json:

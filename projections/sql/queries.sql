@@ -9,6 +9,7 @@ WHERE ($1::text[] IS NULL OR status = ANY ($1))
   AND ($4::text IS NULL OR name ILIKE $4 OR description ILIKE $4 OR workflow_id LIKE $5)
   AND ($6::boolean IS NULL OR (stall IS NOT NULL) = $6)
   AND ($7::timestamptz IS NULL OR (created_at, workflow_id) < ($7, $8::text))
+  AND ($10::jsonb IS NULL OR input @> $10)
 ORDER BY created_at DESC, workflow_id DESC
 LIMIT $9
 

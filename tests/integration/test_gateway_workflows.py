@@ -226,9 +226,9 @@ async def test_runs_are_listed_newest_first(projected: Gateway) -> None:
 
 
 async def test_runs_are_filtered(projected: Gateway) -> None:
-    """By status, type, label, text and stall."""
+    """By status, type, label, input, text and stall."""
     projected.worker.answers["plan"] = Failure(reason="bad")
-    failed = await projected.finished(name="one", labels={"team": "a", "x": "y"})
+    failed = await projected.finished(name="one", labels={"team": "a", "x": "y"}, input={"order": {"id": 7, "of": "ä"}})
     del projected.worker.answers["plan"]
     completed = await projected.finished(name="two", labels={"team": "b"})
     for run in (failed, completed):
@@ -241,13 +241,20 @@ async def test_runs_are_filtered(projected: Gateway) -> None:
     assert await names("status=failed") == ["one"]
     assert await names("label=team%3Db") == ["two"]
     assert await names("label=team%3Da&label=x%3Dy") == ["one"]
+    assert await names("input=%7B%22order%22%3A%7B%22id%22%3A7%7D%7D") == ["one"]
+    assert await names("input=%7B%22order%22%3A%7B%22of%22%3A%22%C3%A4%22%7D%7D") == ["one"]
+    assert await names("input=%7B%22order%22%3A8%7D") == []
     assert await names("q=TWO") == ["two"]
     assert await names("type=feature") == []
     assert await names("stalled=true") == []
     assert await names("stalled=false&status=completed") == ["two"]
 
 
-@pytest.mark.parametrize("query", ["limit=0", "limit=x", "status=odd", "stalled=perhaps", "label=x", "cursor=%21"])
+@pytest.mark.parametrize(
+    "query",
+    ["limit=0", "limit=x", "status=odd", "stalled=perhaps", "label=x", "cursor=%21"]
+    + [f"input={text}" for text in ("", "x", "7", "%5B%5D", "%7B%22a%22%3A%22%5Cu0000%22%7D", "%7B%22a%22%3ANaN%7D")],
+)
 async def test_a_list_that_can_not_be_asked(projected: Gateway, query: str) -> None:
     """A filter that means nothing is refused, not ignored."""
     await projected.call("GET", f"/workflows?{query}", status=422)

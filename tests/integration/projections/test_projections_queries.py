@@ -27,6 +27,7 @@ async def filled(postgres_url: str, log: RunLog, db: Database) -> RunLog:
         fields: dict[str, Any] = {
             "name": f"Shop_{number}% off" if number % 2 else f"shop {number}",
             "labels": {"team": "a" if number < 12 else "b", "tier": str(number % 2)},
+            "input": {"order": {"number": number, "tags": ["new", f"t{number % 3}"]}},
         }
         options: dict[str, Any] = {} if pipeline is None else {"pipeline": pipeline}
         log.create(workflow_id, **options, **fields)
@@ -63,6 +64,11 @@ FILTERS: dict[str, Filter] = {
     "label": ({"labels": {"team": "a"}}, lambda n: n < 12),
     "labels": ({"labels": {"team": "b", "tier": "1"}}, lambda n: n >= 12 and n % 2 == 1),
     "no such label": ({"labels": {"team": "c"}}, lambda n: False),
+    "input": ({"input": {"order": {"number": 7}}}, lambda n: n == 7),
+    "input in a list": ({"input": {"order": {"tags": ["t1"]}}}, lambda n: n % 3 == 1),
+    "input that nothing holds": ({"input": {"order": {"number": "7"}}}, lambda n: False),
+    "input with NUL": ({"input": {"order": "\x00"}}, lambda n: False),
+    "any input": ({"input": {}}, lambda n: True),
     "q in any case": ({"q": "SHOP"}, lambda n: True),
     "q with wildcards": ({"q": "p_1"}, lambda n: n == 1 or (10 < n < 20 and n % 2 == 1)),
     "q with per cent": ({"q": "3% OFF"}, lambda n: n in {3, 13, 23}),
