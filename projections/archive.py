@@ -10,7 +10,9 @@ from typing import Any, Final
 
 import asyncpg
 
+from tailrace.core.codec import open_event
 from tailrace.core.store.port import RawEntry
+from tailrace.core.workflow.history import Record
 from tailrace.projections.batch import Batch
 from tailrace.projections.fold import to_record
 from tailrace.projections.session import Session
@@ -81,6 +83,24 @@ def to_entry(row: asyncpg.Record) -> RawEntry:
         type=row["type"],
         traceparent=row["traceparent"],
         data=row["raw"],
+    )
+
+
+def row_to_record(row: asyncpg.Record) -> Record:
+    """The record of the log entry that a row of `events` was made from; raises `Undecodable`."""
+    partition, entry_id, seq, workflow_id, version, kind, traceparent, raw = row
+    data, event = open_event(kind, raw)
+    return Record(
+        partition=partition,
+        entry_id=entry_id,
+        seq=seq,
+        workflow_id=workflow_id,
+        version=version,
+        type=kind,
+        at=data.at,
+        event=event,
+        command=data.command,
+        traceparent=traceparent,
     )
 
 

@@ -6,7 +6,8 @@ run keeps the state it had before.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import TypeVar
 
 import msgspec
 
@@ -14,6 +15,8 @@ from tailrace.core.errors import Undecodable
 from tailrace.core.store.port import RawEntry
 from tailrace.core.workflow.history import Record
 from tailrace.projections.fold import Run, RunView, to_record
+
+T = TypeVar("T")
 
 
 class ParkedEntry(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,8 +81,9 @@ def missing(
     """Runs whose earlier events are needed to fold the rest: id to the version the batch begins with."""
     wanted: dict[str, int] = {}
     for entry in decoded.entries:
-        known = entry.workflow_id in wanted or entry.workflow_id in views or entry.entry_id in condemned
-        if not known and not _is_behind(parked, entry):
+        if entry.workflow_id in views or entry.workflow_id in wanted:
+            continue
+        if entry.entry_id not in condemned and not _is_behind(parked, entry):
             wanted[entry.workflow_id] = entry.version
     return {workflow_id: version for workflow_id, version in wanted.items() if version > 1}
 
@@ -100,7 +104,7 @@ def fold(
     stopped: set[str] = set()
     for index, (entry, record) in enumerate(zip(decoded.entries, decoded.records, strict=True)):
         workflow_id = entry.workflow_id
-        if workflow_id in stopped or _is_behind(parked, entry):
+        if (stopped or parked) and (workflow_id in stopped or _is_behind(parked, entry)):
             first = parked.get(workflow_id) == entry.version
             reason = "an earlier event of this run is parked"
             batch.parked.append(ParkedEntry(entry=entry, reason=reason, first=first))
@@ -119,23 +123,32 @@ def fold(
 
 def replay(workflow_id: str, entries: Sequence[RawEntry]) -> Run:
     """A run folded from its history's beginning; raises `Undecodable` when that can't be."""
-    run, problem = replay_until_problem(workflow_id, entries)
+    run, problem = replay_until_problem(workflow_id, entries, to_record)
     if problem is not None:
         raise Undecodable(problem.reason)
     return run
 
 
-def replay_until_problem(workflow_id: str, entries: Sequence[RawEntry]) -> tuple[Run, ParkedEntry | None]:
-    """A run folded from its history's beginning as far as can be, and the entry that could not be applied."""
-    run = Run(workflow_id, None)
-    for entry in entries:
-        try:
-            run.advance(to_record(entry))
-        except Undecodable as error:
-            return run, ParkedEntry(entry=entry, reason=str(error), first=True)
-        except Exception as error:  # noqa: BLE001  whatever one event does to the fold, it must not stop the others
-            reason = f"{entry.type} of {workflow_id} can't be applied: {_name(error)}"
-            return run, ParkedEntry(entry=entry, reason=reason, first=True)
+class Problem(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a history could not be applied any further: the place among what was given, and the reason."""
+
+    place: int
+    reason: str
+
+
+def replay_until_problem(
+    workflow_id: str, entries: Iterable[T], read: Callable[[T], Record]
+) -> tuple[Run, Problem | None]:
+    """A run folded from its history's beginning as far as can be. `read` gives the record of an entry, or `Undecodable`."""
+    run, place = Run(workflow_id, None), 0
+    try:
+        for entry in entries:
+            run.advance(read(entry))
+            place += 1
+    except Undecodable as error:
+        return run, Problem(place=place, reason=str(error))
+    except Exception as error:  # noqa: BLE001  whatever one event does to the fold, it must not stop the others
+        return run, Problem(place=place, reason=f"event {place + 1} of {workflow_id} can't be applied: {_name(error)}")
     return run, None
 
 

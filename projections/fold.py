@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Final, Literal, TypeAlias
 import msgspec
 from msgspec.structs import replace
 
-from tailrace.core.codec import decode_event
+from tailrace.core.codec import open_event
 from tailrace.core.events import (
     CompensationStarted,
     Event,
@@ -138,7 +138,7 @@ class Run:
 
 def to_record(entry: RawEntry) -> Record:
     """A log entry decoded; raises `Undecodable`."""
-    decoded = decode_event(entry.type, entry.data)
+    data, event = open_event(entry.type, entry.data)
     return Record(
         partition=entry.partition,
         entry_id=entry.entry_id,
@@ -146,9 +146,9 @@ def to_record(entry: RawEntry) -> Record:
         workflow_id=entry.workflow_id,
         version=entry.version,
         type=entry.type,
-        at=decoded.at,
-        event=decoded.event,
-        command=decoded.command,
+        at=data.at,
+        event=event,
+        command=data.command,
         traceparent=entry.traceparent,
     )
 

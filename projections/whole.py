@@ -19,9 +19,8 @@ from typing import Final
 import asyncpg
 import msgspec
 
-from tailrace.core.store.port import RawEntry
 from tailrace.projections import batch
-from tailrace.projections.archive import to_entry
+from tailrace.projections.archive import row_to_record, to_entry
 from tailrace.projections.batch import Batch, ParkedEntry
 from tailrace.projections.fold import Run
 from tailrace.projections.port import Projection
@@ -51,11 +50,11 @@ Keep = Callable[[str, int], Awaitable[None]]
 
 
 class _Folded(msgspec.Struct, frozen=True, kw_only=True):
-    """A run as far as it could be folded; `parked` is where it could not."""
+    """A run as far as it could be folded, and the `rows` of its events; `parked` is where it could not."""
 
     partition: int
     run: Run
-    entries: Sequence[RawEntry]
+    rows: Sequence[asyncpg.Record]
     parked: ParkedEntry | None = None
 
 
@@ -129,24 +128,27 @@ class WholeRuns:
                 end -= 1
         folded, turn = [], 0
         for workflow_id, group in groupby(rows[:end], key=itemgetter("workflow_id")):
-            entries = [to_entry(row) for row in group]
-            folded.append(self._fold_run(workflow_id, entries))
-            turn += len(entries)
+            history = list(group)
+            turn += len(history)
+            folded.append(self._fold_run(workflow_id, history))
             if turn >= _TURN:
                 turn = 0
                 await asyncio.sleep(0)
         return _Stretch(runs=folded, events=end, last=rows[end - 1]["workflow_id"] if end else ""), list(rows[end:])
 
-    def _fold_run(self, workflow_id: str, entries: list[RawEntry]) -> _Folded:
-        partition = entries[0].partition
+    def _fold_run(self, workflow_id: str, rows: list[asyncpg.Record]) -> _Folded:
+        partition = rows[0]["partition"]
         mark, stop = self._marks.get(partition, 0), self._parked.get(workflow_id, _MAX_VERSION)
-        while entries and (entries[-1].seq > mark or entries[-1].version >= stop):
-            entries.pop()
-        run, problem = batch.replay_until_problem(workflow_id, entries)
-        return _Folded(partition=partition, run=run, entries=entries, parked=problem)
+        while rows and (rows[-1]["seq"] > mark or rows[-1]["version"] >= stop):
+            rows.pop()
+        run, problem = batch.replay_until_problem(workflow_id, rows, row_to_record)
+        parked = None
+        if problem is not None:
+            parked = ParkedEntry(entry=to_entry(rows[problem.place]), reason=problem.reason, first=True)
+        return _Folded(partition=partition, run=run, rows=rows, parked=parked)
 
     async def _write(self, stretch: _Stretch, keep: Keep | None, on_problem: OnProblem) -> None:
-        runs = [folded for folded in stretch.runs if folded.entries]
+        runs = [folded for folded in stretch.runs if folded.rows]
         try:
             async with self._writer.transaction():
                 await self._write_runs(runs)
@@ -178,7 +180,7 @@ class WholeRuns:
             await self._write_poisoned(runs[:middle], on_problem)
             await self._write_poisoned(runs[middle:], on_problem)
             return
-        on_problem(ParkedEntry(entry=runs[0].entries[0], reason=problem, first=True))
+        on_problem(ParkedEntry(entry=to_entry(runs[0].rows[0]), reason=problem, first=True))
 
     async def _write_runs(self, runs: Iterable[_Folded]) -> None:
         batches: dict[int, Batch] = {}

@@ -117,9 +117,10 @@ class Writer:
                 else:
                     if view is not None:
                         views[workflow_id] = view
-        for entry in decoded.entries:
-            if (view := self._views.get(entry.workflow_id)) is not None:
-                views[entry.workflow_id] = view
+        for workflow_id in {entry.workflow_id for entry in decoded.entries}:
+            if (view := self._views.get(workflow_id)) is not None:
+                views[workflow_id] = view
+        for entry in decoded.entries if problems else ():
             if entry.workflow_id in problems:
                 condemned = {entry.entry_id: problems.pop(entry.workflow_id), **condemned}
         return batch.fold(self._partition, decoded, views, self._parked, condemned)

@@ -82,6 +82,23 @@ async def test_a_killed_rebuild_goes_on(
     assert await db.value("SELECT to_regnamespace('tailrace_next') IS NULL")
 
 
+async def test_one_that_is_killed_once_its_tables_are_read_is_over(
+    postgres_url: str, filled: RunLog, db: Database
+) -> None:
+    """There is nothing to go on with: the next one begins anew, and what was replaced can be put back."""
+    await db.execute("UPDATE tailrace.workflows SET name = 'as it was' WHERE workflow_id = 'run-5'")
+    await killed(postgres_url, "swapped", 1)
+    name = "SELECT name FROM tailrace.workflows WHERE workflow_id = 'run-5'"
+    assert await db.value(name) != "as it was"
+    traces = await find_traces(postgres_url)
+    assert traces.state == "none"
+    assert "workflows" in traces.kept
+    await roll_back(postgres_url, "workflows")
+    assert await db.value(name) == "as it was"
+    assert not (await rebuild(postgres_url, build=BUILD)).resumed
+    assert await all_right(postgres_url)
+
+
 async def test_a_server_that_is_killed_and_started_again(
     tmp_path: Path, log: RunLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -147,8 +164,8 @@ async def test_rows_that_are_built_wrongly_are_never_read(
     """A fault in folding whole runs is found by folding event by event; all stays as it was."""
     before = await db.dump()
 
-    def wrong(workflow_id: str, entries: Any) -> Any:
-        run, problem = replay_until_problem(workflow_id, entries)
+    def wrong(workflow_id: str, rows: Any, read: Any) -> Any:
+        run, problem = replay_until_problem(workflow_id, rows, read)
         if workflow_id == "run-5" and run.created is not None:
             run.created = replace(run.created, name="wrong")
         return run, problem
