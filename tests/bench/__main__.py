@@ -10,6 +10,7 @@ import argparse
 import asyncio
 import os
 import tempfile
+import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
@@ -27,9 +28,11 @@ from tests.bench.figures import Figure, figure_table
 from tests.bench.growth import Grown, Size, growth_tables, measure_growth, ratios, sizes
 from tests.bench.latency import Latency, latency_table, measure_latency
 from tests.bench.limit import Limit, limit_table, measure_limit
+from tests.bench.list_pages import Listed, list_table, measure_lists
 from tests.bench.load import Load
 from tests.bench.noop import WORKER
 from tests.bench.peers.environments import CACHE
+from tests.bench.read_lag import measure_lag
 from tests.bench.rebuild_rate import measure_rebuild
 from tests.bench.throughput import Throughput, measure_throughput, throughput_table
 from tests.bench.whole import measure_demo, measure_whole
@@ -49,10 +52,14 @@ class Amounts(msgspec.Struct, frozen=True, kw_only=True):
     single_runs: int = 200
     entries: int = 200_000
     archived_runs: int = 10_000
+    lag_seconds: float = 20.0
+    listed_rows: Sequence[int] = (10_000, 100_000)
     sizes: Sequence[Size]
     growth_idle_seconds: float = 5.0
 
 
+#: How many rows the list is asked out of with `--full`.
+FULL_ROWS: Final = (10_000, 1_000_000)
 #: Enough to see that everything can be measured; its figures say little.
 QUICK: Final = Amounts(
     requests=100,
@@ -61,6 +68,8 @@ QUICK: Final = Amounts(
     single_runs=25,
     entries=50_000,
     archived_runs=1_000,
+    lag_seconds=3.0,
+    listed_rows=(1_000, 10_000),
     sizes=[Size(waiting=waiting, partitions=PARTITIONS) for waiting in (100, 1_000)],
     growth_idle_seconds=1.0,
 )
@@ -76,6 +85,7 @@ class Document(msgspec.Struct, kw_only=True):
     limit: Limit | None = None
     latency: list[Latency] = []
     growth: list[Grown] = []
+    lists: list[Listed] = []
 
 
 #: Says what is being done now.
@@ -168,6 +178,34 @@ def rebuild(amounts: Amounts, document: Document, say: Say) -> Iterator[Table]:
     yield figure_table(figures, "rebuild")
 
 
+def lag(amounts: Amounts, document: Document, say: Say) -> Iterator[Table]:
+    """How old the read models are at half of full load."""
+    figures: list[Figure] = []
+
+    async def measure(deployment: Deployment) -> None:
+        async with Load.opened(deployment.redis_url, deployment.postgres_url) as load:
+            say("warming up")
+            await load.drive(OPEN_RUNS, OPEN_RUNS)
+            say(f"{amounts.runs} runs, to know what full load is")
+            begun = time.monotonic()
+            await load.complete(amounts.runs, OPEN_RUNS)
+            full = amounts.runs / (time.monotonic() - begun)
+            await load.wait_projected()
+            say(f"half of {full:.0f} runs/s for {amounts.lag_seconds:.0f} s")
+            figures.extend(await measure_lag(load, deployment.postgres_url, full=full, seconds=amounts.lag_seconds))
+
+    _on_loaded(measure)
+    document.figures += figures
+    yield figure_table(figures, "the read models at half of full load")
+
+
+def lists(amounts: Amounts, document: Document, say: Say) -> Iterator[Table]:
+    """Pages of the list, with few and with many runs."""
+    with tempfile.TemporaryDirectory(prefix="tailrace-bench-") as folder:
+        document.lists += measure_lists(Path(folder), amounts.listed_rows, say)
+    yield list_table(document.lists)
+
+
 def _say_of(say: Say, what: str, doing: str) -> None:
     say(f"{what}: {doing}")
 
@@ -197,6 +235,8 @@ PARTS: Final[dict[str, Callable[[Amounts, Document, Say], Iterator[Table]]]] = {
     "latency": latency,
     "growth": growth,
     "rebuild": rebuild,
+    "lag": lag,
+    "list": lists,
 }
 
 
@@ -205,7 +245,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
     parser.add_argument("--only", metavar="NAME[,NAME]", default="", help=f"of {', '.join(PARTS)}")
     parser.add_argument("--quick", action="store_true", help="a small version, in less than a minute, without the demo")
-    parser.add_argument("--full", action="store_true", help="growth for every number of partitions")
+    parser.add_argument(
+        "--full", action="store_true", help="growth for every number of partitions, and lists of a million runs"
+    )
     parser.add_argument("--json", type=Path, default=CACHE / "bench.json", help="default: %(default)s")
     options = parser.parse_args()
     parts = options.only.split(",") if options.only else [name for name in PARTS if name != "demo" or not options.quick]
@@ -213,6 +255,8 @@ def main() -> None:
         parser.error(f"there is no part {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
     document = Document(cores=os.cpu_count() or 1, load_average=os.getloadavg()[2])
     amounts = QUICK if options.quick else Amounts(sizes=sizes(full=options.full))
+    if options.full:
+        amounts = msgspec.structs.replace(amounts, listed_rows=FULL_ROWS)
     console: Console = table_console()
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     with Progress(*columns, console=console) as progress:

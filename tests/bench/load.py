@@ -83,7 +83,7 @@ class Load:
         pipeline = await self.store.put_definition(definition)
         for begun in range(0, runs, SUBMIT_BATCH):
             batch = min(SUBMIT_BATCH, runs - begun)
-            await asyncio.gather(*(self._create(_new_id(), pipeline) for _ in range(batch)))
+            await asyncio.gather(*(self._create(new_id(), pipeline) for _ in range(batch)))
 
     async def drive(self, runs: int, open_runs: int) -> None:
         """Keep `open_runs` open until `runs` have ended and the read models show them."""
@@ -98,13 +98,22 @@ class Load:
         while left := waiting + (still_open := await self.store.open_count() - others):
             batch = min(waiting, open_runs - still_open)
             if batch > 0:
-                await asyncio.gather(*(self.submit(_new_id()) for _ in range(batch)))
+                await asyncio.gather(*(self.submit(new_id()) for _ in range(batch)))
                 waiting -= batch
             else:
                 await asyncio.sleep(LOOK_SECONDS)
             if left < fewest:
                 fewest, last = left, time.monotonic()
             check(holds=time.monotonic() - last < PATIENCE_SECONDS, otherwise=f"{left} runs do not complete")
+
+    async def wait_ended(self) -> None:
+        """Until none is open."""
+        fewest, last = await self.store.open_count(), time.monotonic()
+        while left := await self.store.open_count():
+            if left < fewest:
+                fewest, last = left, time.monotonic()
+            check(holds=time.monotonic() - last < PATIENCE_SECONDS, otherwise=f"{left} runs do not complete")
+            await asyncio.sleep(LOOK_SECONDS)
 
     async def wait_projected(self) -> None:
         """Until the read models hold all that is in the log now, and show every run that was driven as completed."""
@@ -129,7 +138,7 @@ class Load:
 
     async def once(self) -> None:
         """One run, from submit until its last event is in the log, where it is waited for."""
-        workflow_id = _new_id()
+        workflow_id = new_id()
         partition = partition_of(workflow_id, self.store.partitions)
         after = (await self.store.head(partition)).last_entry_id
         await self.submit(workflow_id)
@@ -153,7 +162,8 @@ class Load:
                 check(holds=number == STEPS, otherwise=f"run {workflow_id} counted to {number}")
 
 
-def _new_id() -> str:
+def new_id() -> str:
+    """The id of a run that begins now."""
     return new_workflow_id(time.time_ns() // 1000)
 
 

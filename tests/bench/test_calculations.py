@@ -15,8 +15,10 @@ from tailrace.infra.embedded import EmbeddedRedis
 from tests.bench.deployment import cpu_seconds
 from tests.bench.growth import MATRIX_OPEN, MATRIX_PARTITIONS, Size, sizes
 from tests.bench.limit import KEY, benchmark_program, own_rate, rate_said
+from tests.bench.list_pages import is_flat
 from tests.bench.logged import entry_bytes, summary
 from tests.bench.percentile import percentile
+from tests.bench.read_lag import lags_ms
 from tests.bench.throughput import per_task_us
 
 
@@ -115,3 +117,18 @@ def test_not_all_of_the_matrix_is_a_row_and_a_column() -> None:
     assert len(some) == len(MATRIX_OPEN) + len(MATRIX_PARTITIONS) - 1
     assert Size(waiting=100_000, partitions=2) in some
     assert len(sizes(full=True)) == len(MATRIX_OPEN) * len(MATRIX_PARTITIONS)
+
+
+def test_the_lag_of_an_event_ends_with_the_first_look_that_shows_it() -> None:
+    """In order, each look at most once for each event; an event that no look shows has none."""
+    entries = [(7, 100.0), (8, 101.0), (9, 150.0), (10, 160.0)]
+    looks = [(105.0, 6), (110.0, 8), (155.0, 8), (170.0, 9), (180.0, 9)]
+    assert list(lags_ms(entries, looks)) == [10.0, 9.0, 20.0]
+    assert list(lags_ms(entries, [])) == []
+
+
+def test_a_list_is_flat_when_nobody_would_notice_more_rows() -> None:
+    """A few milliseconds are few, whatever the ratio; from there on it may double."""
+    assert is_flat(9.9, 1.0)
+    assert not is_flat(20.0, 9.0)
+    assert is_flat(20.0, 10.0)
