@@ -17,7 +17,7 @@ from tailrace.infra.build import build_id
 from tailrace.infra.commands.options import NAME, data_dir_option, json_option, print_json, table_console
 from tailrace.infra.commands.progress import shown_progress
 from tailrace.infra.config import Settings, load_settings
-from tailrace.infra.processes.running import calm_collector, open_store, run_loop
+from tailrace.infra.processes.running import CALM_IN_BULK, calm_collector, open_store, run_loop
 from tailrace.projections.lag import Lag, measure_lag
 from tailrace.projections.queries import Queries
 from tailrace.projections.rebuild import Rebuilt, Traces, find_traces, rebuild, roll_back
@@ -120,7 +120,7 @@ def rebuild_projections(
 
 
 def _rebuild(url: str, name: str | None, as_json: bool) -> None:
-    calm_collector()
+    calm_collector(after=CALM_IN_BULK)
     with shown_progress("rebuild", quiet=as_json) as on_progress:
         rebuilt: Rebuilt = run_loop(rebuild(url, name, build=build_id(), on_progress=on_progress))
     if as_json:
@@ -168,7 +168,7 @@ def verify_projections(name: str | None, data_dir: Path | None, as_json: bool) -
       tailrace projections verify
     """
     url = load_settings(data_dir=data_dir).require_postgres()
-    calm_collector()
+    calm_collector(after=CALM_IN_BULK)
     with shown_progress("verify", quiet=as_json) as on_progress:
         verdicts: list[Verdict] = run_loop(verify(url, name, on_progress=on_progress))
     if as_json:

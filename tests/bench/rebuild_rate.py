@@ -13,7 +13,7 @@ from pathlib import Path
 import asyncpg
 
 from tailrace.infra.embedded import EmbeddedPostgres
-from tailrace.infra.processes.running import calm_collector, run_loop
+from tailrace.infra.processes.running import CALM_IN_BULK, calm_collector, run_loop
 from tailrace.projections.rebuild import rebuild
 from tailrace.projections.verify import verify
 from tests.bench.figures import Figure
@@ -34,7 +34,7 @@ async def _measure(folder: Path, runs: int, say: Callable[[str], None]) -> list[
     say(f"an archive of {runs:,} runs")
     async with EmbeddedPostgres(folder / "postgres") as server:
         events = await _fill(server.url, runs)
-        calm_collector()
+        calm_collector(after=CALM_IN_BULK)
         found = []
         for name, aim in ((None, AIM), ("workflows", AIM)):
             say(f"rebuild {name or '--all'}, {events:,} events")
