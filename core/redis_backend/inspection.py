@@ -11,7 +11,7 @@ from redis.exceptions import RedisError
 from tailrace.core.partitioning import partition_of
 from tailrace.core.redis_backend import scripts
 from tailrace.core.redis_backend.connection import Call, translate
-from tailrace.core.redis_backend.replies import entries, info, pairs
+from tailrace.core.redis_backend.replies import entries, info, names, pairs
 from tailrace.core.store.port import OpenEntry, ParkedEntry, PartitionFacts, Queue, WorkerBeat
 
 if TYPE_CHECKING:
@@ -156,18 +156,21 @@ async def unexpected(store: RedisStore, partition: int, workflow_ids: Sequence[s
 async def workers(store: RedisStore, agent: str) -> list[WorkerBeat]:
     """Workers of an agent, latest beat first."""
     now = await store.now()
-    names = await store.client.command(
+    beating = await store.client.command(
         "ZREVRANGEBYSCORE", store.keys.workers(agent), "+inf", now - FORGET_SECONDS * 1_000_000
     )
-    if not names:
+    if not beating:
         return []
     replies = await store.client.pipeline(
-        [("HMGET", store.keys.worker(agent, name.decode()), "data", "at") for name in names]
+        [("HMGET", store.keys.worker(agent, name), "data", "at") for name in names(beating)]
     )
     beats = []
     for data, at in replies:
         if data is not None:
-            beats.append(msgspec.structs.replace(msgspec.json.decode(data, type=WorkerBeat), at=int(float(at))))
+            try:
+                beats.append(msgspec.structs.replace(msgspec.json.decode(data, type=WorkerBeat), at=int(float(at))))
+            except (msgspec.MsgspecError, TypeError, ValueError):
+                continue  # no beat of a worker that we know: it counts as silent, and hides no others
     return beats
 
 

@@ -23,6 +23,11 @@ def stream_entries(reply: Any) -> list[tuple[str, Fields]]:
     return entries(reply[0][1]) if reply else []
 
 
+def names(reply: Any) -> list[str]:
+    """Members of a set. One that nobody of ours put there may be any bytes: it must not hide those beside it."""
+    return [name.decode(errors="replace") for name in reply or ()]
+
+
 def microseconds(reply: Any) -> int:
     """TIME, in microseconds since the epoch."""
     return int(reply[0]) * 1_000_000 + int(reply[1])

@@ -25,7 +25,7 @@ from tailrace.core.redis_backend import appending, inspection, retention, script
 from tailrace.core.redis_backend.connection import MAX_BLOCK_SECONDS, Call, Client, RedisSettings
 from tailrace.core.redis_backend.exchange import Argument
 from tailrace.core.redis_backend.keys import Keys
-from tailrace.core.redis_backend.replies import Fields, info, microseconds, pairs, stream_entries
+from tailrace.core.redis_backend.replies import Fields, info, microseconds, names, pairs, stream_entries
 from tailrace.core.redis_backend.together import Joined, Places, carry_out
 from tailrace.core.store.checks import check_append
 from tailrace.core.store.port import (
@@ -396,7 +396,7 @@ class RedisStore:
         """Open runs past their expectation."""
         part = self._parts[partition]
         reply = await self.client.call(scripts.OVERDUE, [part.expect, part.pulse], self._poll_limits(count))
-        return [workflow_id.decode() for workflow_id in reply]
+        return names(reply)
 
     async def postpone(self, workflow_id: str, *, version: int, expect_at: int) -> bool:
         """Only while the run is at `version`."""
@@ -407,7 +407,7 @@ class RedisStore:
     async def open_workflows(self, partition: int, *, count: int) -> list[str]:
         """The index of open runs is the set of expectations."""
         reply = await self.client.command("ZRANGE", self._parts[partition].expect, 0, count - 1)
-        return [workflow_id.decode() for workflow_id in reply]
+        return names(reply)
 
     async def open_count(self) -> int:
         """A ZCARD per partition, in one round trip."""
@@ -435,7 +435,7 @@ class RedisStore:
 
     async def agents(self) -> list[str]:
         """Every agent that was provisioned."""
-        return sorted(agent.decode() for agent in await self.client.command("SMEMBERS", self.keys.agents))
+        return sorted(names(await self.client.command("SMEMBERS", self.keys.agents)))
 
     async def partition_facts(self, partition: int) -> PartitionFacts:
         """What the partition's orchestrator has to do, and who it is."""

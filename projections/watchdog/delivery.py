@@ -15,7 +15,7 @@ import msgspec
 from msgspec.structs import replace
 
 from tailrace.core.clock import to_us
-from tailrace.core.errors import StoreUnavailable, TailraceError
+from tailrace.core.errors import StoreUnavailable
 from tailrace.core.notices import Notice, shortened
 from tailrace.core.store.port import ClaimedNotice, NoticeBook, WorkflowStore
 
@@ -73,7 +73,7 @@ class Delivery:
                 # (The teller, and the watchdog, say so.)
                 log.debug("notices wait for the store: %s", error)
                 wait = self._options.poll_seconds
-            except TailraceError:
+            except Exception:
                 log.exception("a notice to %s is left for later", self._sender.title)
                 wait = _TROUBLE_SECONDS
             await asyncio.sleep(wait)

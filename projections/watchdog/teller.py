@@ -85,7 +85,7 @@ class Teller:
                     self._page = None
                     if self._epoch is not None or self._outage.stands:
                         await self._outage.seen(error)
-                except TailraceError:
+                except Exception:
                     log.exception("reading for notices was given up for a while")
                     wait = _BACKOFF[-1]
                     self._page = None

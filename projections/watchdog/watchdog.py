@@ -113,7 +113,8 @@ class Watchdog:
             except StoreFull as error:
                 self._say_full(error)
                 wait = _BACKOFF[-1]
-            except TailraceError:
+            except Exception:
+                # Whatever one run, or what somebody put beside it, does to its reader: a watchdog goes on.
                 log.exception("a round was given up")
                 wait = _BACKOFF[-1]
             await asyncio.sleep(wait)
