@@ -101,11 +101,12 @@ class Queries:
         least these fields, arrays at least these items. Raises `InvalidInput` for a status or cursor that can't be.
         """
         after = None if cursor is None else _read_cursor(cursor)
+        statuses = _statuses(status)
         limit = _bounded(limit)
         pattern = None if not q else _literal(text(q))
         found = await self._pool.fetch(
             _SQL["workflows"],
-            _statuses(status),
+            statuses[0] if len(statuses) == 1 else None,
             None if type is None else text(type),
             {text(key): text(value) for key, value in labels.items()} if labels else None,
             None if pattern is None else f"%{pattern}%",
@@ -115,6 +116,7 @@ class Queries:
             None if after is None else after.workflow_id,
             limit + 1,
             cleaned(input) if input else None,
+            statuses if len(statuses) > 1 else None,
         )
         more = len(found) > limit
         found = found[:limit]
@@ -195,10 +197,10 @@ class Queries:
         return rows(await self._pool.fetch(_SQL["checkpoints"]), CheckpointRow)
 
 
-def _statuses(status: str | Sequence[str] | None) -> list[str] | None:
+def _statuses(status: str | Sequence[str] | None) -> list[str]:
     if not status:
-        return None
-    wanted = status.split(",") if isinstance(status, str) else list(status)
+        return []
+    wanted = list(dict.fromkeys(status.split(",") if isinstance(status, str) else status))
     unknown = [item for item in wanted if item not in STATUSES]
     if unknown:
         raise InvalidInput(f"{unknown[0]!r} is not a status; there are: {', '.join(STATUSES)}")

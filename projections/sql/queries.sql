@@ -3,7 +3,9 @@ SELECT
     workflow_id, type, name, description, requirements, priority, definition, status, current_stage, progress_percentage, version,
     round, trace_id, labels, input, error, stall, created_at, updated_at, completed_at, partition, parked_version, parked_reason
 FROM tailrace.workflows
-WHERE ($1::text[] IS NULL OR status = ANY ($1))
+-- (One status is compared as such: only then the index gives its runs in order.)
+WHERE ($1::text IS NULL OR status = $1)
+  AND ($11::text[] IS NULL OR status = ANY ($11))
   AND ($2::text IS NULL OR type = $2)
   AND ($3::jsonb IS NULL OR labels @> $3)
   AND ($4::text IS NULL OR name ILIKE $4 OR description ILIKE $4 OR workflow_id LIKE $5)

@@ -55,7 +55,8 @@ FILTERS: Final[dict[str, dict[str, str]]] = {
     "part of a name that nothing has": {"q": "nowhere"},
 }
 
-_ROWS: Final = """
+#: Rows $1 to $2.
+ROWS: Final = """
 INSERT INTO tailrace.workflows (
     workflow_id, partition, type, name, description, requirements, definition, status, current_stage, progress_percentage,
     version, trace_id, labels, input, stall, created_at, updated_at, completed_at
@@ -115,7 +116,7 @@ async def _fill(url: str, before: int, size: int) -> None:
     connection = await asyncpg.connect(url)
     try:
         for first in range(before, size, STEP):
-            await connection.execute(_ROWS, first + 1, min(first + STEP, size))
+            await connection.execute(ROWS, first + 1, min(first + STEP, size))
         # As it is once the server's own upkeep has been there.
         await connection.execute("VACUUM ANALYZE tailrace.workflows")
     finally:
