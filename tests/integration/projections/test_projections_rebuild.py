@@ -9,8 +9,8 @@ import asyncpg
 import pytest
 
 from tailrace.core.errors import ConfigurationError, InvalidInput, ReadModelUnavailable
+from tailrace.projections.archive import row_to_record
 from tailrace.projections.beside import Progress
-from tailrace.projections.fold import to_record
 from tailrace.projections.queries import Queries
 from tailrace.projections.rebuild import Rebuilt, rebuild, roll_back
 from tailrace.projections.verify import verify
@@ -141,12 +141,12 @@ async def test_a_rebuild_that_meets_new_poison_changes_nothing(
     """Code that can't apply what older code could must not take the place of its rows."""
     before = await db.dump()
 
-    def broken(entry: Any) -> Any:
-        if entry.workflow_id == "run-7" and entry.type == "StageCompleted":
+    def broken(row: Any) -> Any:
+        if row["workflow_id"] == "run-7" and row["type"] == "StageCompleted":
             raise ValueError("a mistake in this version")
-        return to_record(entry)
+        return row_to_record(row)
 
-    monkeypatch.setattr("tailrace.projections.batch.to_record", broken)
+    monkeypatch.setattr("tailrace.projections.whole.row_to_record", broken)
     with pytest.raises(ConfigurationError, match=r"run-7.*nothing was changed.*a mistake"):
         await rebuild(postgres_url)
     assert await db.dump() == before
