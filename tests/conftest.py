@@ -16,6 +16,8 @@ from tailrace.core.redis_backend.store import RedisStore
 from tailrace.infra.embedded import EmbeddedRedis
 from tests.support.servers import redis_program
 
+pytest_plugins = ["tests.support.ceiling"]
+
 # The suites are shipped with the package: their assertions are rewritten as those of tests are, before any is imported.
 pytest.register_assert_rewrite("tailrace.core.testing")
 

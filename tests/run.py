@@ -1,21 +1,26 @@
-"""`make test`: the suite in groups, side by side, each with servers of its own.
+"""`make test`: the suite in groups, some of them side by side, each with servers of its own.
 
-Most tests wait: for a lease, an outage, a process. Side by side they wait at the same time. What a store promises is tried
-on the Redis of this machine's packages as well, where there is one. What a group printed is shown when it has ended, so that
-nothing is mixed; the last line counts all of them. Arguments go to every pytest.
+Most tests wait: for a lease, an outage, a process. Side by side they wait at the same time. The longest groups begin,
+and short ones fill what is left, so that every processor has something to do up to the end. What a store promises is
+tried on the Redis of this machine's packages as well, where there is one. What a group printed is shown when it has
+ended, so that nothing is mixed; the last line counts all of them. Arguments go to every pytest.
+
+Nothing hangs for ever: a test has its ceiling (`tests/support/ceiling.py`), and a group that hangs outside of its tests
+is ended here.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO, Final
+from typing import Final
 
 from tailrace.infra.embedded.choose import REDIS
 from tests.support.servers import system_redis
@@ -24,61 +29,123 @@ ROOT: Final = Path(__file__).parents[1]
 
 #: What a store promises, and what its servers do.
 STORE: Final = ("integration/redis_facts", "conformance")
-#: Names of folders or files below `tests`. What is in none of them is run by the last group, so no test can be forgotten.
+#: Names of folders or files below `tests`, the longest group first. What is in none of them is run by a group of its
+#: own, which is the first to begin: so no test can be forgotten.
 GROUPS: Final = (
     ("acceptance",),
-    ("chaos", "faults"),
     STORE,
     ("integration/projections", "integration/embedded"),
     ("unit", "property", "simulation", "golden", "docs", "architecture", "bench"),
+    ("chaos", "faults"),
 )
+#: How many groups run side by side.
+AT_ONCE: Final = 6
+#: No group takes so long on any machine.
+LONGEST_SECONDS: Final = 3600.0
+#: How long a group may take to say where it stands, when it is ended.
+LAST_WORDS_SECONDS: Final = 10.0
 NO_TESTS: Final = 5
 _COUNTS = re.compile(r"(\d+) (passed|failed|errors?|skipped|xfailed|xpassed)")
+
+
+class Group:
+    """One pytest and what it says."""
+
+    def __init__(self, name: str, arguments: list[str], environment: Mapping[str, str] | None = None) -> None:
+        self.name = name
+        self._command = [sys.executable, "-m", "pytest", "-q", *arguments, *sys.argv[1:]]
+        # A suite starts hundreds of interpreters: without bytecode each of them compiles all that it imports.
+        kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+        self._environment = {**kept, **(environment or {})}
+        self._output = tempfile.TemporaryFile()  # noqa: SIM115  # read when the group has ended
+        self._process: subprocess.Popen[bytes] | None = None
+        self._begun = 0.0
+
+    def start(self) -> None:
+        """Begin; `ended` tells when it is over."""
+        self._begun = time.monotonic()
+        self._process = subprocess.Popen(
+            self._command, cwd=ROOT, env=self._environment, stdout=self._output, stderr=subprocess.STDOUT
+        )
+
+    def ended(self) -> bool:
+        """Whether it is over. One that has run for too long is made to be: pytest writes all stacks when it is aborted."""
+        assert self._process is not None
+        if time.monotonic() - self._begun > LONGEST_SECONDS:
+            self._process.send_signal(signal.SIGABRT)
+            try:
+                self._process.wait(LAST_WORDS_SECONDS)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+        return self._process.poll() is not None
+
+    def stop(self) -> None:
+        """End it in order, if it runs."""
+        if self._process is not None:
+            self._process.terminate()
+
+    @property
+    def code(self) -> int:
+        """How it ended."""
+        assert self._process is not None
+        return self._process.returncode
+
+    def said(self) -> str:
+        """All that it printed."""
+        self._output.seek(0)
+        return self._output.read().decode(errors="replace")
 
 
 def main() -> int:
     """Run all groups; 0 when every one of them passed and at least one ran a test."""
     begun = time.monotonic()
-    named = [f"tests/{place}" for group in GROUPS for place in group]
-    running = [_start([f"tests/{place}" for place in group]) for group in GROUPS]
-    running.append(_start(["tests", *(f"--ignore={place}" for place in named)]))
-    if system := system_redis():
-        running.append(_start([f"tests/{place}" for place in STORE], {REDIS.setting: system}))
+    groups = _groups()
     totals: dict[str, int] = {}
-    bad = False
-    for process, output in _ended(running):
-        output.seek(0)
-        text = output.read().decode(errors="replace")
+    bad: list[Group] = []
+    for group in _ended(groups):
+        text = group.said()
         print(text, flush=True)  # noqa: T201  # this is what it is for
-        bad = bad or process.returncode not in {0, NO_TESTS}
+        if group.code not in {0, NO_TESTS}:
+            bad.append(group)
         for number, outcome in _COUNTS.findall(text.rstrip().rpartition("\n")[2]):
             totals[outcome] = totals.get(outcome, 0) + int(number)
+    for group in bad:
+        print(f"{group.name} ended with {group.code}")  # noqa: T201
     failed = totals.get("failed", 0) + totals.get("error", 0) + totals.get("errors", 0)
     passed, skipped = totals.get("passed", 0), totals.get("skipped", 0)
-    print(f"{len(running)} groups in {time.monotonic() - begun:.0f} s")  # noqa: T201
+    print(f"{len(groups)} groups in {time.monotonic() - begun:.0f} s")  # noqa: T201
     print(f"{passed} passed, {failed} failed, {skipped} skipped")  # noqa: T201
     return 1 if bad or failed or not passed else 0
 
 
-def _start(
-    arguments: list[str], environment: Mapping[str, str] | None = None
-) -> tuple[subprocess.Popen[bytes], IO[bytes]]:
-    output = tempfile.TemporaryFile()  # noqa: SIM115  # read when the group has ended
-    command = [sys.executable, "-m", "pytest", "-q", *arguments, *sys.argv[1:]]
-    environ = {**os.environ, **(environment or {})}
-    return subprocess.Popen(command, cwd=ROOT, env=environ, stdout=output, stderr=subprocess.STDOUT), output
+def _groups() -> list[Group]:
+    """All groups, in the order in which they begin."""
+    named = [f"tests/{place}" for places in GROUPS for place in places]
+    groups = [Group("what is in no group", ["tests", *(f"--ignore={place}" for place in named)])]
+    groups += [Group(", ".join(places), [f"tests/{place}" for place in places]) for places in GROUPS]
+    if system := system_redis():
+        arguments = [f"tests/{place}" for place in STORE]
+        groups.insert(1, Group(f"{', '.join(STORE)} on {system}", arguments, {REDIS.setting: system}))
+    return groups
 
 
-def _ended(
-    running: list[tuple[subprocess.Popen[bytes], IO[bytes]]],
-) -> list[tuple[subprocess.Popen[bytes], IO[bytes]]]:
+def _ended(groups: list[Group]) -> Iterator[Group]:
+    """The groups as they end; each begins when there is a place for it."""
+    waiting, running = list(groups), list[Group]()
     try:
-        for process, _ in running:
-            process.wait()
+        while waiting or running:
+            while waiting and len(running) < AT_ONCE:
+                running.append(waiting.pop(0))
+                running[-1].start()
+            ended = [group for group in running if group.ended()]
+            running = [group for group in running if group not in ended]
+            yield from ended
+            if not ended:
+                time.sleep(0.1)
     finally:
-        for process, _ in running:
-            process.terminate()
-    return running
+        for group in running:
+            group.stop()
 
 
 if __name__ == "__main__":
