@@ -26,18 +26,35 @@ from tailrace.infra.embedded.choose import REDIS
 from tests.support.servers import system_redis
 
 ROOT: Final = Path(__file__).parents[1]
+TESTS: Final = Path("tests")
 
-#: What a store promises, and what its servers do.
-STORE: Final = ("integration/redis_facts", "conformance")
-#: Names of folders or files below `tests`, the longest group first. What is in none of them is run by a group of its
-#: own, which is the first to begin: so no test can be forgotten.
+#: Names of folders or files below `tests`, group by group; those that take longest begin. A test belongs to the group
+#: that names it most closely, and `.` names all of them: none can be forgotten.
 GROUPS: Final = (
     ("acceptance",),
-    STORE,
-    ("integration/projections", "integration/embedded"),
-    ("unit", "property", "simulation", "golden", "docs", "architecture", "bench"),
+    (".",),
+    ("integration/projections",),
+    ("acceptance/test_app.py", "acceptance/test_tour.py"),
+    (
+        "integration/projections/test_projections_exactly_once.py",
+        "integration/projections/test_projections_sharing.py",
+        "integration/projections/test_projections_trimming.py",
+        "integration/embedded",
+    ),
+    (
+        "integration/test_builtin_agents.py",
+        "integration/test_builtin_agents_deployment.py",
+        "integration/test_builtin_agents_e2e.py",
+        "integration/test_builtin_agents_integration.py",
+        "integration/test_builtin_agents_validation.py",
+    ),
+    ("integration/redis_facts",),
+    ("conformance",),
     ("chaos", "faults"),
+    ("unit", "property", "simulation", "golden", "docs", "architecture", "bench"),
 )
+#: What a store promises, and what its servers do.
+STORE: Final = (("integration/redis_facts",), ("conformance",))
 #: How many groups run side by side.
 AT_ONCE: Final = 6
 #: No group takes so long on any machine.
@@ -49,7 +66,7 @@ _COUNTS = re.compile(r"(\d+) (passed|failed|errors?|skipped|xfailed|xpassed)")
 
 
 class Group:
-    """One pytest and what it says."""
+    """One pytest, and what it says."""
 
     def __init__(self, name: str, arguments: list[str], environment: Mapping[str, str] | None = None) -> None:
         self.name = name
@@ -121,12 +138,16 @@ def main() -> int:
 
 def _groups() -> list[Group]:
     """All groups, in the order in which they begin."""
-    named = [f"tests/{place}" for places in GROUPS for place in places]
-    groups = [Group("what is in no group", ["tests", *(f"--ignore={place}" for place in named)])]
-    groups += [Group(", ".join(places), [f"tests/{place}" for place in places]) for places in GROUPS]
-    if system := system_redis():
-        arguments = [f"tests/{place}" for place in STORE]
-        groups.insert(1, Group(f"{', '.join(STORE)} on {system}", arguments, {REDIS.setting: system}))
+    named = {TESTS / place for places in GROUPS for place in places}
+    system = system_redis()
+    groups = []
+    for places in GROUPS:
+        mine = {TESTS / place for place in places}
+        others = sorted(other for other in named - mine if mine & {*other.parents})
+        arguments = [*map(str, sorted(mine)), *(f"--ignore={other}" for other in others)]
+        groups.append(Group(" ".join(places), arguments))
+        if system and places in STORE:
+            groups.append(Group(f"{' '.join(places)} on {system}", arguments, {REDIS.setting: system}))
     return groups
 
 

@@ -31,7 +31,8 @@ def reduced(root: Path, extra: Mapping[str, str] | None = None) -> dict[str, str
         "XDG_CACHE_HOME": str(root / "cache"),
         "XDG_CONFIG_HOME": home,
         "TMPDIR": str(root / "tmp"),
-        "PYTHONPYCACHEPREFIX": str(root / "cache" / "bytecode"),
+        # What is installed beside us is compiled already; a cache of its own would begin with compiling all of it.
+        "PYTHONDONTWRITEBYTECODE": "1",
         "PYTHONNOUSERSITE": "1",
         "PYTHONUTF8": "1",
         "NO_COLOR": "1",

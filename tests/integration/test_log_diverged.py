@@ -125,7 +125,7 @@ async def test_redis_is_emptied_under_all_processes(
 
         await command("FLUSHALL")
         for key, data in kept.items():
-            await command("RESTORE", key, 0, data)
+            await command("RESTORE", key, 0, data, "REPLACE")  # a process may have written meanwhile
         worker.taking = True
         await world.until_completed(workflow_id)
         await until_archived(queries, world, workflow_id)
