@@ -20,7 +20,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 
 from tailrace.infra.embedded.choose import REDIS
 from tests.support.servers import system_redis
@@ -28,29 +28,25 @@ from tests.support.servers import system_redis
 ROOT: Final = Path(__file__).parents[1]
 TESTS: Final = Path("tests")
 
-#: Names of folders or files below `tests`, group by group; those that take longest begin. A test belongs to the group
-#: that names it most closely, and `.` names all of them: none can be forgotten.
+#: Folders and files below `tests`, group by group; those that take longest begin. A test belongs to the group that names
+#: it most closely, and `.` names all of them: none can be forgotten.
 GROUPS: Final = (
-    ("acceptance",),
     (".",),
-    ("integration/projections",),
-    ("acceptance/test_app.py", "acceptance/test_tour.py"),
-    (
-        "integration/projections/test_projections_exactly_once.py",
-        "integration/projections/test_projections_sharing.py",
-        "integration/projections/test_projections_trimming.py",
-        "integration/embedded",
-    ),
-    (
-        "integration/test_builtin_agents.py",
-        "integration/test_builtin_agents_deployment.py",
-        "integration/test_builtin_agents_e2e.py",
-        "integration/test_builtin_agents_integration.py",
-        "integration/test_builtin_agents_validation.py",
-    ),
     ("integration/redis_facts",),
-    ("conformance",),
+    ("acceptance",),
+    ("integration/projections",),
+    ("integration/test_builtin_agents*.py",),
+    (
+        "integration/projections/test_projections_co*.py",
+        "integration/projections/test_projections_on_stores.py",
+        "integration/projections/test_projections_re*.py",
+    ),
+    ("integration/test_gateway_*.py", "integration/test_tracing.py", "integration/test_watchdog.py"),
+    ("integration/projections/test_projections_sharing.py", "integration/projections/test_projections_trimming.py"),
+    ("integration/projections/test_projections_exactly_once.py", "integration/embedded"),
+    ("acceptance/test_app.py", "acceptance/test_tour.py"),
     ("chaos", "faults"),
+    ("conformance",),
     ("unit", "property", "simulation", "golden", "docs", "architecture", "bench"),
 )
 #: What a store promises, and what its servers do.
@@ -58,7 +54,7 @@ STORE: Final = (("integration/redis_facts",), ("conformance",))
 #: How many groups run side by side.
 AT_ONCE: Final = 6
 #: No group takes so long on any machine.
-LONGEST_SECONDS: Final = 3600.0
+LONGEST_SECONDS: Final = 1800.0
 #: How long a group may take to say where it stands, when it is ended.
 LAST_WORDS_SECONDS: Final = 10.0
 NO_TESTS: Final = 5
@@ -70,19 +66,21 @@ class Group:
 
     def __init__(self, name: str, arguments: list[str], environment: Mapping[str, str] | None = None) -> None:
         self.name = name
-        self._command = [sys.executable, "-m", "pytest", "-q", *arguments, *sys.argv[1:]]
+        self.arguments = arguments
         # A suite starts hundreds of interpreters: without bytecode each of them compiles all that it imports.
         kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
         self._environment = {**kept, **(environment or {})}
-        self._output = tempfile.TemporaryFile()  # noqa: SIM115  # read when the group has ended
+        self._output: IO[bytes] | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._begun = 0.0
 
     def start(self) -> None:
         """Begin; `ended` tells when it is over."""
         self._begun = time.monotonic()
+        self._output = tempfile.TemporaryFile()  # noqa: SIM115  # read when the group has ended
+        command = [sys.executable, "-m", "pytest", "-q", *self.arguments, *sys.argv[1:]]
         self._process = subprocess.Popen(
-            self._command, cwd=ROOT, env=self._environment, stdout=self._output, stderr=subprocess.STDOUT
+            command, cwd=ROOT, env=self._environment, stdout=self._output, stderr=subprocess.STDOUT
         )
 
     def ended(self) -> bool:
@@ -110,6 +108,7 @@ class Group:
 
     def said(self) -> str:
         """All that it printed."""
+        assert self._output is not None
         self._output.seek(0)
         return self._output.read().decode(errors="replace")
 
@@ -117,12 +116,12 @@ class Group:
 def main() -> int:
     """Run all groups; 0 when every one of them passed and at least one ran a test."""
     begun = time.monotonic()
-    groups = _groups()
+    waiting = groups()
     totals: dict[str, int] = {}
     bad: list[Group] = []
-    for group in _ended(groups):
+    for group in _ended(waiting):
         text = group.said()
-        print(text, flush=True)  # noqa: T201  # this is what it is for
+        print(f"{group.name}:\n{text}", flush=True)  # noqa: T201  # this is what it is for
         if group.code not in {0, NO_TESTS}:
             bad.append(group)
         for number, outcome in _COUNTS.findall(text.rstrip().rpartition("\n")[2]):
@@ -131,24 +130,30 @@ def main() -> int:
         print(f"{group.name} ended with {group.code}")  # noqa: T201
     failed = totals.get("failed", 0) + totals.get("error", 0) + totals.get("errors", 0)
     passed, skipped = totals.get("passed", 0), totals.get("skipped", 0)
-    print(f"{len(groups)} groups in {time.monotonic() - begun:.0f} s")  # noqa: T201
+    print(f"{len(waiting)} groups in {time.monotonic() - begun:.0f} s")  # noqa: T201
     print(f"{passed} passed, {failed} failed, {skipped} skipped")  # noqa: T201
     return 1 if bad or failed or not passed else 0
 
 
-def _groups() -> list[Group]:
+def groups() -> list[Group]:
     """All groups, in the order in which they begin."""
-    named = {TESTS / place for places in GROUPS for place in places}
+    found = {places: [path for place in places for path in _paths(place)] for places in GROUPS}
     system = system_redis()
-    groups = []
-    for places in GROUPS:
-        mine = {TESTS / place for place in places}
-        others = sorted(other for other in named - mine if mine & {*other.parents})
-        arguments = [*map(str, sorted(mine)), *(f"--ignore={other}" for other in others)]
-        groups.append(Group(" ".join(places), arguments))
+    made = []
+    for places, mine in found.items():
+        below = {path for paths in found.values() for path in paths if {*path.parents} & {*mine}}
+        arguments = [*map(str, mine), *(f"--ignore={path}" for path in sorted(below))]
+        made.append(Group(" ".join(places), arguments))
         if system and places in STORE:
-            groups.append(Group(f"{' '.join(places)} on {system}", arguments, {REDIS.setting: system}))
-    return groups
+            made.append(Group(f"{' '.join(places)} on {system}", arguments, {REDIS.setting: system}))
+    return made
+
+
+def _paths(place: str) -> list[Path]:
+    """What a name stands for, as paths from the root."""
+    paths = sorted(path.relative_to(ROOT) for path in (ROOT / TESTS).glob(place)) if place != "." else [TESTS]
+    assert paths, f"{place} names nothing below {TESTS}"
+    return paths
 
 
 def _ended(groups: list[Group]) -> Iterator[Group]:

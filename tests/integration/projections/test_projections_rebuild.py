@@ -119,7 +119,7 @@ async def test_runs_go_on_and_are_seen_while_the_read_model_is_rebuilt(
             filled.create(f"more-{number}")
             filled.advance(f"more-{number}")
             number += 1
-            await asyncio.sleep(0.002)
+            await asyncio.sleep(0.01)
 
     async with projecting(postgres_url, filled), asyncio.TaskGroup() as group:
         group.create_task(read())
