@@ -46,8 +46,8 @@ GROUPS: Final = (
     ("integration/projections/test_projections_exactly_once.py", "integration/embedded"),
     ("acceptance/test_app.py", "acceptance/test_tour.py"),
     ("chaos", "faults"),
-    ("conformance",),
     ("unit", "property", "simulation", "golden", "docs", "architecture", "bench"),
+    ("conformance",),
 )
 #: What a store promises, and what its servers do.
 STORE: Final = (("integration/redis_facts",), ("conformance",))
