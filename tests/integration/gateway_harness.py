@@ -255,7 +255,7 @@ async def gateway(
     """A gateway on a namespace of its own, with one orchestrator and one worker unless told otherwise."""
     async with AsyncExitStack() as stack:
         store = await RedisStore.open(
-            RedisSettings(url=redis_url, timeout=1.0, connect_timeout=1.0, max_connections=64),
+            RedisSettings(url=redis_url, max_connections=64),
             namespace=namespace or uuid4().hex[:12],
             partitions=2,
         )

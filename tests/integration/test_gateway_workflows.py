@@ -37,6 +37,7 @@ async def test_a_client_reads_its_own_writes(served: Gateway) -> None:
     """A live run is read from the store, also while Postgres is down."""
     served.worker.hold("plan")
     created = await served.submit()
+    await served.wait_status(created["workflow_id"], "running")
     paused = await served.call("POST", f"/workflows/{created['workflow_id']}/pause", status=200)
     read = await served.call("GET", f"/workflows/{created['workflow_id']}", status=200)
     # (What the worker says of its start may come in between.)
