@@ -21,7 +21,7 @@ from typing import Any, Final
 
 import pytest
 
-CEILING_SECONDS = 300.0
+CEILING_SECONDS = 600.0
 #: For tests that are marked as long.
 LONG_CEILING_SECONDS = 3600.0
 #: So long after the ceiling the test is interrupted again, and again.

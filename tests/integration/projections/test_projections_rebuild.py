@@ -112,6 +112,7 @@ async def test_runs_go_on_and_are_seen_while_the_read_model_is_rebuilt(
             for item in items:
                 assert item.version >= versions.get(item.workflow_id, 0), "older than it was"
                 versions[item.workflow_id] = item.version
+            await asyncio.sleep(0.01)
 
     async def write() -> None:
         number = 0
