@@ -11,19 +11,24 @@ from collections import Counter
 from collections.abc import Coroutine, Sequence
 from typing import Any, Final, TypeVar
 
+from tailrace.core.codec import decode
 from tailrace.core.commands import Command, FlagStall, RedispatchTask, Report, RetryWorkflow
 from tailrace.core.engine.command_handler import CommandHandler
 from tailrace.core.engine.orchestrator import PartitionWork
 from tailrace.core.errors import AlreadyExists, CommandRefused
+from tailrace.core.events import WorkflowCreated
 from tailrace.core.ids import TaskId
+from tailrace.core.store.inputs import carry, input_of
 from tailrace.core.store.memory import MemoryBackend
+from tailrace.core.store.memory.partition import Run
 from tailrace.core.store.memory.queue import FINAL, MemoryQueue
 from tailrace.core.store.memory.streams import read_id, spell
-from tailrace.core.store.port import Delivery, Limits, ReportEntry, TimerRef
+from tailrace.core.store.port import Delivery, Limits, ReportEntry, TaskMessage, TimerRef
+from tailrace.core.store.retention import EndedRun
 from tailrace.core.testing.builders import create_workflow
 from tailrace.core.testing.invariants import check_history, check_next_step
 from tailrace.core.workflow.definition import Pipeline
-from tailrace.core.workflow.history import Record, fold
+from tailrace.core.workflow.history import Record, Snapshot, fold, output_key
 from tailrace.core.workflow.policy import Timer, timers
 from tailrace.core.workflow.state import WorkflowState, encode_state
 from tests.support.audit import record
@@ -47,7 +52,7 @@ class Lives:
         self.backend = MemoryBackend(partitions=1, limits=LIMITS)
         self.partition = self.backend.partitions[0]
         self.store = self.backend.store()
-        self.handler = CommandHandler(self.store)
+        self.handler = CommandHandler(self.store, archived=self._archived)
         self.queues = {(agent, name): self.backend.queue(agent, name) for agent in AGENTS for name in WORKERS}
         self.held: list[tuple[str, Delivery]] = []
         self.said: list[tuple[str, Delivery, Report]] = []
@@ -77,7 +82,7 @@ class Lives:
     def create(self, number: int, priority: str) -> None:
         """A request to start a run; the same id again gives the run that is there, or is refused for another body."""
         command = create_workflow(self.pipeline, f"run-{number}", priority=priority, body_hash=priority)
-        there = self._state(command.workflow_id)
+        there = self._known(command.workflow_id)
         seq = self.partition.seq
         try:
             outcome = self.run(self.handler.create(command, actor="person"))
@@ -123,6 +128,21 @@ class Lives:
         ]
         if gone:
             self.ask(which, RedispatchTask(task_id=gone[which % len(gone)], reason="test"))
+
+    def expire(self, which: int, behind: int) -> None:
+        """The run is forgotten, if the archive has the end of it; from an older version nobody concludes that it has."""
+        ids = sorted(self.partition.runs)
+        if not ids:
+            return
+        workflow_id = ids[which % len(ids)]
+        run, seq = self.partition.runs[workflow_id], self.partition.seq
+        version = max(1, len(self.records[workflow_id]) - behind)
+        ended = self._folded(self.records[workflow_id]).terminal and not run.is_tombstone and version == run.version
+        named = EndedRun(workflow_id=workflow_id, version=version)
+        assert self.run(self.store.expire_runs(0, [named])) == ended, "another run was forgotten than one that ended"
+        assert self.partition.seq == seq
+        assert (self._state(workflow_id) is None) == self.partition.runs[workflow_id].is_tombstone
+        self.happened["expired"] += ended
 
     # Workers
 
@@ -282,7 +302,39 @@ class Lives:
         assert stored == timers(state), "the timers are not those that follow from the state"
         # (A task that was lost in a pause is open, and is sent again when it ends.)
         assert sorted(run.open_tasks) == sorted(self._open_tasks(state))
+        for place in run.open_tasks.values():
+            if place.entry_id in place.stream.entries:
+                self._check_inputs(place.stream.entries[place.entry_id].message, state, run)
         self.known += [task_id for task_id in run.open_tasks if task_id not in self.known]
+
+    def _check_inputs(self, message: TaskMessage, state: WorkflowState, run: Run) -> None:
+        """A task reads what the stages gave that its own needs, and what goes with it is the same."""
+        wanted = {
+            name: attempt
+            for name in self.pipeline.ancestors[message.stage]
+            if (attempt := state.stages[name].output_attempt) is not None
+        }
+        if message.compensation:
+            assert state.compensation is not None
+            wanted[message.stage] = dict(state.compensation.done)[message.stage]
+        else:
+            needed = self.pipeline.ancestors[message.stage]
+            assert all(state.stages[name].status == "completed" for name in needed), f"{message.task_id} came too soon"
+        assert dict(message.inputs) == wanted, f"{message.task_id} reads {message.inputs}, and should {wanted}"
+        outputs = [run.outputs[output_key(stage, attempt)] for stage, attempt in message.inputs]
+        request = decode(run.created, WorkflowCreated)
+        given = carry(request, {})
+        assert given is not None, "the request of these runs is small"
+        expected = input_of(message, request, outputs)
+        if message.given is not None:
+            self.happened["given"] += 1
+            assert input_of(message, message.given, message.given.outputs) == expected, f"{message.task_id} is given"
+        elif carry(request, run.outputs) is not None:
+            # (What a run has given only ever grows: it was as little when the task was dispatched.)
+            raise AssertionError(f"{message.task_id} is not given what is small enough")
+        else:
+            self.happened["not given"] += 1
+        assert self.run(self.queues[message.agent, WORKERS[0]].inputs([message])) == [expected]
 
     def _check_streams(self) -> None:
         """Nothing is in a stream but open tasks, and closed ones that their holder has still to let go."""
@@ -309,7 +361,18 @@ class Lives:
 
     def _some(self, which: int) -> WorkflowState | None:
         ids = sorted(self.partition.runs)
-        return self._state(ids[which % len(ids)]) if ids else None
+        return self._known(ids[which % len(ids)]) if ids else None
+
+    def _known(self, workflow_id: str) -> WorkflowState | None:
+        """A run as people know it: also one that the store has forgotten."""
+        state = self._state(workflow_id)
+        if state is None and workflow_id in self.records:
+            return self._folded(self.records[workflow_id])
+        return state
+
+    async def _archived(self, workflow_id: str) -> Snapshot | None:
+        records = self.records.get(workflow_id)
+        return None if records is None else fold(records)
 
     def _open_tasks(self, state: WorkflowState | None) -> list[str]:
         if state is None:

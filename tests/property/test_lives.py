@@ -89,6 +89,16 @@ class AnyLife(RuleBasedStateMachine):
     def redispatch(self, which: int) -> None:
         self.life.redispatch(which)
 
+    @rule(which=which, behind=st.sampled_from((0, 0, 0, 1, 3)))
+    def expire(self, which: int, behind: int) -> None:
+        self.life.expire(which, behind)
+
+    @rule(which=which, stage=st.none() | st.integers(0, 4))
+    def retry_what_is_forgotten(self, which: int, stage: int | None) -> None:
+        """A run comes back out of the archive; without this rule few of those that are forgotten would."""
+        self.life.expire(which, 0)
+        self.life.retry(which, stage)
+
     # Workers
 
     @rule(agent=agents, name=workers, free=st.integers(1, 3))
@@ -119,9 +129,10 @@ class AnyLife(RuleBasedStateMachine):
         self.life.say(which, kind, fraction=fraction if kind == "progressed" else 0.0)
 
     @precondition(lambda self: self.life.held)
-    @rule(which=which)
-    def complete(self, which: int) -> None:
-        self.life.say(which, "completed", output={"which": which})
+    @rule(which=which, size=st.sampled_from((0, 0, 300, 700, 1100)))
+    def complete(self, which: int, size: int) -> None:
+        """Small outputs go with the tasks behind them, until they are too much together."""
+        self.life.say(which, "completed", output={"which": which, "more": "x" * size})
 
     @precondition(lambda self: self.life.held)
     @rule(which=which, error=st.sampled_from((FAILURE, FAILURE, HOPELESS)))
@@ -237,5 +248,6 @@ def test_any_life_keeps_what_is_promised() -> None:
     wanted = {
         *("WorkflowCompleted", "WorkflowFailed", "WorkflowCancelled", "WorkflowPaused", "WorkflowResumed"),
         *("WorkflowRetried", "TaskStarted", "TaskFailed", "TaskRedispatched", "StageCompleted", "ReportIgnored"),
+        *("given", "not given", "expired"),
     }
     assert wanted <= AnyLife.happened.keys(), AnyLife.happened

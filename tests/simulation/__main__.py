@@ -51,6 +51,7 @@ def _many(seeds: range, jobs: int) -> int:
     begun = time.monotonic()
     injected: Counter[str] = Counter()
     crashed: Counter[str] = Counter()
+    happened: Counter[str] = Counter()
     statuses: Counter[str] = Counter()
     failed: list[Outcome] = []
     events = seconds = 0.0
@@ -61,6 +62,7 @@ def _many(seeds: range, jobs: int) -> int:
         for done, outcome in enumerate(outcomes, start=1):
             injected.update(outcome.injected)
             crashed.update(outcome.crashed)
+            happened.update(outcome.happened)
             statuses.update(outcome.statuses)
             events += outcome.events
             seconds += outcome.seconds
@@ -71,6 +73,7 @@ def _many(seeds: range, jobs: int) -> int:
     took = time.monotonic() - begun
     console.print(_counts("faults", injected))
     console.print(_counts("crash points", crashed))
+    console.print(_counts("what happened", happened))
     ended = ", ".join(f"{count} {status}" for status, count in sorted(statuses.items()))
     console.print(
         f"{len(seeds)} histories from seed {seeds[0]} in {took:.1f} s: {60 * len(seeds) / took:,.0f} a minute, "

@@ -6,13 +6,15 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from tailrace.agents.sdk import TaskInput
 from tailrace.core.codec import decode_command, encode
 from tailrace.core.commands import ApplyReport
-from tailrace.core.events import TaskDispatched
+from tailrace.core.events import TaskDispatched, WorkflowCreated
 from tailrace.core.store.memory.queue import FINAL
 from tailrace.core.store.port import RawEntry
 from tailrace.core.testing.invariants import check_history
-from tailrace.core.workflow.history import Record, fold, gives_output
+from tailrace.core.workflow.history import Record, apply, fold, gives_output
+from tailrace.core.workflow.state import WorkflowState
 from tailrace.projections.batch import replay
 from tests.support.audit import audit, record
 
@@ -20,13 +22,14 @@ if TYPE_CHECKING:
     from tests.simulation.world import World
 
 #: Actors of commands that nobody gave.
-_MACHINES = frozenset({"report", "timer"})
+_MACHINES = frozenset({"report", "timer", "watchdog"})
 
 
 async def check_world(world: World) -> list[str]:
     """Everything that is wrong with a world that has settled."""
     try:
-        histories = await audit(world.store)
+        archive = dict(enumerate(world.database.events))
+        histories = await audit(world.store, archive, world.forgotten())
     except AssertionError as error:
         return [f"the log is not what is stored: {error}"]
     records = {workflow_id: [record(entry) for entry in entries] for workflow_id, entries in histories.items()}
@@ -97,7 +100,7 @@ def _check_outcomes(world: World, records: dict[str, list[Record]]) -> Iterator[
             event = item.event
             if gives_output(event) and event.output not in world.handlers.outputs.get(event.task_id, ()):
                 yield f"no handler gave the output of {event.task_id}: {event.output}"
-        yield from _check_undone(world, history)
+        yield from _check_read(world, history)
     for outcome, times in decided.items():
         if times > 1:
             yield f"the outcome {outcome} was decided {times} times"
@@ -110,17 +113,35 @@ def _check_outcomes(world: World, records: dict[str, list[Record]]) -> Iterator[
         yield f"the outcome {outcome} was decided and never taken from a worker"
 
 
-def _check_undone(world: World, history: Sequence[Record]) -> Iterator[str]:
-    """A compensation had to undo what its stage gave last."""
-    given: dict[str, Any] = {}
+def _check_read(world: World, history: Sequence[Record]) -> Iterator[str]:
+    """A task reads the request, and what the stages before it gave last; a compensation also what its stage gave last."""
+    state: WorkflowState | None = None
+    given: dict[tuple[str, int], Any] = {}
+    created = history[0].event
+    assert isinstance(created, WorkflowCreated)
     for item in history:
-        event = item.event
+        event, state = item.event, apply(state, item)
         if gives_output(event):
-            given[event.stage] = event.output
-        elif isinstance(event, TaskDispatched) and event.compensation:
-            for seen in world.handlers.undone.get(event.task_id, ()):
-                if seen != given[event.stage]:
-                    yield f"{event.task_id} had to undo {seen}, and its stage gave {given[event.stage]}"
+            given[event.stage, event.attempt] = event.output
+        if not isinstance(event, TaskDispatched):
+            continue
+        done = {} if state.compensation is None else dict(state.compensation.done)
+        wanted = TaskInput(
+            name=created.name,
+            description=created.description,
+            requirements=created.requirements,
+            input=created.input,
+            params=world.workload.pipeline.stages[event.stage].params,
+            stages={
+                name: given[name, attempt]
+                for name in world.workload.pipeline.ancestors[event.stage]
+                if (attempt := state.stages[name].output_attempt) is not None
+            },
+            output=given[event.stage, done[event.stage]] if event.compensation else None,
+        )
+        for seen in world.handlers.read.get(event.task_id, ()):
+            if seen != wanted:
+                yield f"{event.task_id} read {seen}, and should have read {wanted}"
 
 
 def _check_store(world: World) -> Iterator[str]:

@@ -8,6 +8,7 @@ from random import Random
 from typing import Any
 
 from tailrace.agents.sdk import Agent, TaskContext, TaskError, TaskInput
+from tailrace.core.store.inputs import GIVEN_BYTES
 from tailrace.core.testing.simulation import Faults, SimulatedLoop, current_process
 
 #: The more often a word stands here, the more often a handler behaves so.
@@ -24,13 +25,13 @@ _DEADLY = 0.015
 class Handlers:
     """Agents whose handlers behave by seed.
 
-    `runs` counts how often each task ran, `outputs` is what its runs gave, `undone` what those of a compensation had to undo.
+    `runs` counts how often each task ran, `read` is what its runs were given to read, `outputs` what they gave.
     """
 
     def __init__(self, seed: str, faults: Faults, loop: SimulatedLoop) -> None:
         self.runs: Counter[str] = Counter()
+        self.read: dict[str, list[TaskInput]] = {}
         self.outputs: dict[str, list[dict[str, Any]]] = {}
-        self.undone: dict[str, list[Any]] = {}
         self._seed = seed
         self._faults = faults
         self._loop = loop
@@ -42,8 +43,7 @@ class Handlers:
 
         @agent.action("*")
         async def work(context: TaskContext, input: TaskInput) -> dict[str, Any]:
-            if context.compensating:
-                self.undone.setdefault(context.task_id, []).append(input.output)
+            self.read.setdefault(context.task_id, []).append(input)
             return await self._work(context)
 
         return agent
@@ -84,7 +84,8 @@ class Handlers:
                 await asyncio.sleep(60.0)
             case "stubborn":
                 await self._ignoring_cancel(random.uniform(0.5, 6.0))
-        output = {"task": task_id, "run": number}
+        # Small outputs go with the tasks behind them; after a larger one their workers have to read.
+        output = {"task": task_id, "run": number, "more": "x" * random.choice((0, 0, 0, 200, GIVEN_BYTES))}
         self.outputs.setdefault(task_id, []).append(output)
         return output
 

@@ -9,7 +9,14 @@ from zlib import crc32
 
 from tailrace.core.commands import Command, CreateWorkflow
 from tailrace.core.engine.command_handler import CommandHandler
-from tailrace.core.errors import AlreadyExists, CommandRefused, StoreUnavailable, TailraceError, VersionConflict
+from tailrace.core.errors import (
+    AlreadyExists,
+    CommandRefused,
+    ReadModelUnavailable,
+    StoreUnavailable,
+    TailraceError,
+    VersionConflict,
+)
 from tailrace.core.store.inputs import GIVEN_BYTES
 from tailrace.core.testing.builders import TRACEPARENT, create_workflow
 from tailrace.core.testing.simulation import Trace
@@ -66,7 +73,7 @@ class People:
                 await self._door.ask(lambda handler: handler.create(command, actor=actor, traceparent=TRACEPARENT))
                 self.created.add(order.workflow_id)
                 self._trace.add(actor, "is told", order.workflow_id)
-            except (Gone, StoreUnavailable):
+            except (Gone, StoreUnavailable, ReadModelUnavailable):
                 await asyncio.sleep(0.3)
             except AlreadyExists:
                 # Somebody else was faster, with another body: the id is taken.
@@ -83,7 +90,7 @@ class People:
             self.created.add(order.workflow_id)
             if outcome.snapshot.created.body_hash != command.body_hash:
                 self.surprises.append(f"{order.workflow_id} was given to a request with another body")
-        except (Gone, StoreUnavailable, AlreadyExists):
+        except (Gone, StoreUnavailable, ReadModelUnavailable, AlreadyExists):
             return
 
     async def _wish(self, wish: Wish) -> None:

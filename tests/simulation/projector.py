@@ -1,6 +1,7 @@
 """A projector without Postgres: the fold of the projections, with rows and checkpoint written in one step.
 
-`Database` is what a database is here for: it is changed whole or not at all, and only by who read from where it stands.
+`Database` is what a database is here for: it is changed whole or not at all, and only by who read from where it stands. Like
+the real one it keeps every event, so that the log may be trimmed and runs may be forgotten.
 """
 
 from __future__ import annotations
@@ -8,13 +9,17 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from tailrace.core.errors import StoreUnavailable
-from tailrace.core.store.port import WorkflowStore
+from tailrace.core.errors import LogDiverged, StoreUnavailable
+from tailrace.core.partitioning import partition_of
+from tailrace.core.store.port import RawEntry, WorkflowStore
 from tailrace.core.testing.simulation import Wire
+from tailrace.core.workflow import history
+from tailrace.core.workflow.history import Snapshot
 from tailrace.projections.batch import Batch, decode, fold
 from tailrace.projections.checkpoints import BEGINNING, Place
 from tailrace.projections.continuity import check_dense
 from tailrace.projections.fold import RunView, StallRow, TaskRow
+from tests.support.audit import record
 
 
 class Database:
@@ -27,12 +32,20 @@ class Database:
         self.stalls: dict[tuple[str, int], StallRow] = {}
         self.outputs: dict[tuple[str, str, int], Any] = {}
         self.parked: list[str] = []
+        self.events: list[list[RawEntry]] = [[] for _ in range(partitions)]
+
+    def archived(self, workflow_id: str) -> Snapshot | None:
+        """A run as its archived events tell of it."""
+        partition = partition_of(workflow_id, len(self.events))
+        records = [record(entry) for entry in self.events[partition] if entry.workflow_id == workflow_id]
+        return history.fold(records)
 
     def commit(self, partition: int, before: Place, after: Place, batch: Batch) -> bool:
         """Write a batch; False when the checkpoint is not where the batch began."""
         if self.places[partition] != before:
             return False
         self.places[partition] = after
+        self.events[partition] += batch.entries
         self.parked += [f"{parked.entry.workflow_id}: {parked.reason}" for parked in batch.parked]
         for workflow_id, run in batch.runs.items():
             view = run.view()
@@ -72,7 +85,13 @@ class Projector:
         entries = await self._store.read_log(partition, place.position, count=50, block_seconds=5.0)
         if not entries:
             return
-        check_dense(partition, place, entries)
+        try:
+            check_dense(partition, place, entries)
+        except LogDiverged:
+            # Another projector went on from that place meanwhile, and what it read was trimmed.
+            if database.places[partition] == place:
+                raise
+            return
         batch = fold(partition, decode(entries), views, {}, {})
         after = Place(position=entries[-1].entry_id, seq=entries[-1].seq)
 

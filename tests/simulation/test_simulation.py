@@ -60,5 +60,15 @@ def test_faults_of_every_kind_are_injected() -> None:
     assert injected == {
         *("lost-request", "lost-reply", "late-effect", "delay", "twice"),
         *("kill", "stop", "stall", "freeze", "outage", "clock-forth", "clock-back", "entry-gone", "deadly handler"),
+        *("task-gone", "acknowledged", "timer-gone"),
     }
     assert len({point for outcome in outcomes for point in outcome.crashed}) > 25
+
+
+def test_histories_reach_what_is_rare() -> None:
+    """Runs that are forgotten come back, the watchdog mends tasks and timers, and tasks get their inputs in both ways."""
+    happened = {what for seed in range(1, 101) for what, times in simulated(seed).happened.items() if times}
+    assert happened >= {
+        *("run rehydrated", "inputs given along", "inputs read"),
+        *("watchdog: FlagStall", "watchdog: RedispatchTask", "watchdog: FireTimer"),
+    }

@@ -82,7 +82,23 @@ def draw_workload(random: Random, seconds: float) -> Workload:
             soon = random.choice((0.0, 0.02, 0.3)) * random.random()
             wish = msgspec.structs.replace(wish, workflow_id=last.workflow_id, at=last.at + soon)
         wishes.append(wish)
+    wishes += _late_wishes(Random(random.random()), orders, names, seconds)
     return Workload(pipeline=planned, orders=orders, wishes=tuple(wishes))
+
+
+def _late_wishes(random: Random, orders: tuple[Order, ...], stages: list[str], seconds: float) -> list[Wish]:
+    """Somebody comes back to a run when it has ended, and may be forgotten."""
+    return [
+        Wish(
+            at=random.uniform(seconds * 0.5, seconds * 2.0 + 10.0),
+            number=100 + number,
+            workflow_id=order.workflow_id,
+            command=RetryWorkflow(from_stage=random.choice((None, *stages))),
+            conditional=random.random() < 0.2,
+        )
+        for number, order in enumerate(orders)
+        if random.random() < 0.4
+    ]
 
 
 def _pipeline(random: Random) -> Pipeline:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ from tailrace.core.artifacts import FileArtifacts
 from tailrace.core.codec import decode
 from tailrace.core.engine.command_handler import CommandHandler
 from tailrace.core.engine.orchestrator import Orchestrator
+from tailrace.core.errors import ReadModelUnavailable, StoreUnavailable
 from tailrace.core.store.memory import MemoryBackend
 from tailrace.core.testing.simulation import (
     Faults,
@@ -36,8 +38,12 @@ from tailrace.core.testing.simulation import (
     draw_plan,
 )
 from tailrace.core.testing.simulation.faults import Timed
+from tailrace.core.workflow.history import Snapshot
 from tailrace.core.workflow.state import WorkflowState
+from tailrace.projections.watchdog.watchdog import Watchdog
 from tests.simulation.checker import check_world
+from tests.simulation.damage import Damage, draw_damage
+from tests.simulation.forgetter import Forgetter
 from tests.simulation.handlers import Handlers
 from tests.simulation.leases import LoopLeases
 from tests.simulation.people import Gone, People
@@ -49,16 +55,22 @@ SETTLE_SECONDS: Final = 150.0
 _LOOK_SECONDS: Final = 0.5
 _REQUEST_SECONDS: Final = 8.0
 
+#: Runs are forgotten after seconds here, and whoever stood still for as long may look for one. (It is days otherwise.)
+_OF_FORGOTTEN: Final = re.compile(r"log-diverged: run |timer .* belongs to no workflow; it is removed$")
+
 Main = Callable[["Unit", Process], Coroutine[Any, Any, None]]
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
-    """How a history ended: `violations` is empty when all went as promised. `lines` is the whole trace."""
+    """How a history ended: `violations` is empty when all went as promised. `happened` counts what not every history has,
+    `lines` is the whole trace.
+    """
 
     seed: int
     violations: tuple[str, ...]
     injected: dict[str, int]
     crashed: dict[str, int]
+    happened: dict[str, int]
     events: int
     runs: int
     statuses: dict[str, int]
@@ -103,6 +115,7 @@ class World:
         self.violations: list[str] = []
         self._choose = choose
         self._command_numbers = 0
+        self._damaged: set[str] = set()
         self._concurrency = choose.choice((1, 2, 4))
         self._agents = {name: self.handlers.agent(name) for name in AGENTS}
         self._units = [
@@ -110,7 +123,10 @@ class World:
             *(Unit("orchestrator", f"orchestrator-{number}", self._orchestrator) for number in (1, 2)),
             *(Unit("worker", f"{agent}-{number}", self._worker) for agent in AGENTS for number in (1, 2)),
             *(Unit("projector", f"projector-{number}", self._projector) for number in range(1, choose.choice((2, 3)))),
+            Unit("forgetter", "forgetter-1", self._forgetter),
+            *(Unit("watchdog", f"watchdog-{number}", self._watchdog) for number in (1, 2)),
         ]
+        self._forget_seconds = choose.choice((1.0, 4.0, 15.0))
 
     def run(self) -> None:
         """Let it happen, from the first process to the last check."""
@@ -152,6 +168,8 @@ class World:
         people = self.loop.spawn(self.loop.world, self.people.live(), name="people")
         for fault in self.faults.plan.timed:
             self.loop.call_later(fault.at, self._inject, fault)
+        for damage in draw_damage(Random(f"{self.seed}/damage"), self.faults.plan.seconds):
+            self.loop.call_later(damage.at, self._damage, damage)
         await asyncio.sleep(self.faults.plan.seconds)
         self.faults.active = False
         self.faults.outages = 0
@@ -177,7 +195,13 @@ class World:
         """Every run as it is stored."""
         for partition in self.data.partitions:
             for run in partition.runs.values():
-                yield decode(run.state, WorkflowState)
+                if not run.is_tombstone:
+                    yield decode(run.state, WorkflowState)
+
+    def forgotten(self) -> dict[str, int]:
+        """Every run that is forgotten, and the version that is left of it."""
+        runs = (item for partition in self.data.partitions for item in partition.runs.items())
+        return {workflow_id: run.version for workflow_id, run in runs if run.is_tombstone}
 
     def _left(self) -> list[str]:
         """What has not come to its end. A paused run may have open tasks: its clocks stand still."""
@@ -197,7 +221,7 @@ class World:
                 left += [
                     f"{name.task_id} is still in {stream.name}"
                     for name in names
-                    if states[name.workflow_id].status != "paused"
+                    if name.workflow_id not in states or states[name.workflow_id].status != "paused"
                 ]
         return left
 
@@ -235,7 +259,18 @@ class World:
 
     async def _gateway(self, unit: Unit, process: Process) -> None:
         store = UnreliableStore(self.data.store(), self._wire(process), self.witness)
-        unit.handler = CommandHandler(store, command_ids=self._command_id)
+        wire = self._wire(process)
+
+        async def archived(workflow_id: str) -> Snapshot | None:
+            async def look() -> Snapshot | None:
+                return self.database.archived(workflow_id)
+
+            try:
+                return await wire.call("archived", look)
+            except StoreUnavailable:
+                raise ReadModelUnavailable("no answer") from None
+
+        unit.handler = CommandHandler(store, archived=archived, command_ids=self._command_id)
         unit.stop = lambda: None
         await self.loop.create_future()
 
@@ -273,6 +308,21 @@ class World:
         assert task is not None
         unit.stop = task.cancel
         await Projector(UnreliableStore(self.data.store(), wire, self.witness), wire, self.database).run()
+
+    async def _forgetter(self, unit: Unit, process: Process) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        unit.stop = task.cancel
+        wire = self._wire(process)
+        forgetter = Forgetter(self.data, self.data.store(), wire, self.database, after_seconds=self._forget_seconds)
+        await forgetter.run(Random(f"{self.seed}/forgetter"))
+
+    async def _watchdog(self, unit: Unit, process: Process) -> None:
+        store = UnreliableStore(self.data.store(), self._wire(process), self.witness)
+        task = asyncio.current_task()
+        assert task is not None
+        unit.stop = task.cancel
+        await Watchdog(store, CommandHandler(store, command_ids=self._command_id)).run()
 
     # Faults at set times.
 
@@ -319,7 +369,35 @@ class World:
         ]
         if held:
             stream, entry_id = held[int(which * len(held))]
+            self._damaged.add(stream.names[entry_id].task_id)
             stream.delete(entry_id)
+
+    def _damage(self, damage: Damage) -> None:
+        """What the watchdog has to mend: nobody else finds out."""
+        tasks = [
+            (task_id, place)
+            for partition in self.data.partitions
+            for run in partition.runs.values()
+            for task_id, place in run.open_tasks.items()
+            # (What is acknowledged and deleted leaves no trace: of that only the end of its time tells, if it has one.)
+            if place.entry_id in place.stream.entries and task_id not in self._damaged
+        ]
+        timers = [(partition, name) for partition in self.data.partitions for name in partition.timers]
+        held = [(task_id, place) for task_id, place in tasks if place.entry_id in place.stream.group.pending]
+        done = ""
+        if damage.kind == "task-gone" and tasks:
+            done, place = tasks[int(damage.which * len(tasks))]
+            place.stream.delete(place.entry_id)
+        elif damage.kind == "acknowledged" and held:
+            done, place = held[int(damage.which * len(held))]
+            del place.stream.group.pending[place.entry_id]
+        elif damage.kind == "timer-gone" and timers:
+            partition, done = timers[int(damage.which * len(timers))]
+            self.witness.gone[done] = partition.timers.pop(done)
+        if done:
+            self._damaged.add(done)
+            self.trace.add("world", damage.kind, done)
+            self.faults.injected[damage.kind] += 1
 
 
 def simulate(seed: int, *, traced: bool = False) -> Outcome:
@@ -333,9 +411,10 @@ def simulate(seed: int, *, traced: bool = False) -> Outcome:
         violations=violations,
         injected=dict(world.faults.injected),
         crashed=dict(world.faults.crashed),
+        happened=dict(world.witness.happened),
         events=sum(partition.seq for partition in world.data.partitions),
         runs=sum(len(partition.runs) for partition in world.data.partitions),
-        statuses=dict(Counter(state.status for state in world.states())),
+        statuses=dict(Counter(state.status for state in world.states()) + Counter(forgotten=len(world.forgotten()))),
         seconds=world.loop.time() - world.begun,
         lines=tuple(world.trace.lines()) if traced or violations else (),
     )
@@ -350,7 +429,7 @@ class _Errors(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         # What a handler raises is part of the play.
-        if record.name != "tailrace.task":
+        if record.name != "tailrace.task" and not _OF_FORGOTTEN.match(record.getMessage()):
             self.messages.append(f"logged by {record.name}: {record.getMessage()}")
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 from tailrace.core.codec import decode_command, decode_event, encode, encode_event
 from tailrace.core.commands import CreateWorkflow
 from tailrace.core.store.port import RawEntry, WorkflowStore
@@ -11,19 +13,28 @@ from tailrace.core.workflow.state import WorkflowState
 _PAGE = 1000
 
 
-async def whole_log(store: WorkflowStore, partition: int) -> list[RawEntry]:
-    """Every entry of a partition's log."""
+async def whole_log(store: WorkflowStore, partition: int, archived: Sequence[RawEntry] = ()) -> list[RawEntry]:
+    """Every entry of a partition's log, with those before them that are archived; what is in both has to be the same."""
     found: list[RawEntry] = []
     while page := await store.read_log(partition, found[-1].entry_id if found else "0-0", count=_PAGE):
         found += page
-    return found
+    kept = {entry.seq: entry for entry in found}
+    assert all(kept.get(entry.seq, entry) == entry for entry in archived), (
+        f"partition {partition} is archived otherwise"
+    )
+    return [*(entry for entry in archived if entry.seq not in kept), *found]
 
 
-async def histories(store: WorkflowStore) -> dict[str, list[RawEntry]]:
-    """The log of each run, in its order; fails when a partition's `seq` or a run's `version` has a hole."""
+async def histories(
+    store: WorkflowStore, archive: Mapping[int, Sequence[RawEntry]] | None = None
+) -> dict[str, list[RawEntry]]:
+    """The log of each run, in its order; fails when a partition's `seq` or a run's `version` has a hole.
+
+    `archive` has what is archived of each partition, whose logs may have been trimmed.
+    """
     runs: dict[str, list[RawEntry]] = {}
     for partition in range(store.partitions):
-        entries = await whole_log(store, partition)
+        entries = await whole_log(store, partition, (archive or {}).get(partition, ()))
         assert [entry.seq for entry in entries] == list(range(1, len(entries) + 1)), f"partition {partition} has holes"
         assert (await store.head(partition)).seq == len(entries)
         for entry in entries:
@@ -50,13 +61,24 @@ def record(entry: RawEntry) -> Record:
     )
 
 
-async def audit(store: WorkflowStore) -> dict[str, list[RawEntry]]:
-    """Fail unless every run is stored as the fold of its log, byte for byte; gives the log of each run."""
-    runs = await histories(store)
+async def audit(
+    store: WorkflowStore,
+    archive: Mapping[int, Sequence[RawEntry]] | None = None,
+    forgotten: Mapping[str, int] | None = None,
+) -> dict[str, list[RawEntry]]:
+    """Fail unless every run is stored as the fold of its log, byte for byte; gives the log of each run.
+
+    Those that are `forgotten`, each at its version, have to have ended at it.
+    """
+    runs = await histories(store, archive)
     for workflow_id, entries in runs.items():
         folded = fold([record(entry) for entry in entries])
         stored = await store.load(workflow_id)
         assert folded is not None, workflow_id
+        if forgotten is not None and workflow_id in forgotten:
+            ended = folded.state.version if folded.state.terminal else None
+            assert (stored, forgotten[workflow_id]) == (None, ended), f"{workflow_id} was forgotten before its end"
+            continue
         assert stored is not None, workflow_id
         assert encode(stored.state) == encode(folded.state), (stored.state, folded.state)
         assert (stored.created, stored.outputs) == (folded.created, folded.outputs), workflow_id

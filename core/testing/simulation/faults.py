@@ -28,13 +28,15 @@ _TIMED: Final[tuple[TimedFault, ...]] = (
     *("stop", "freeze", "outage", "clock-forth", "clock-back", "entry-gone"),
 )
 #: What may be sent twice by a connection that is made anew: what is checked against a version, an owner or a delivery.
-_REPEATABLE: Final = frozenset({"append", "report", "renew", "release", "acquire", "commit"})
+_REPEATABLE: Final = frozenset({"append", "report", "renew", "release", "acquire", "commit", "trim_log", "expire_runs"})
 
 _OPERATIONS: Final[dict[str, tuple[str, ...]]] = {
     "gateway": ("load", "append", "append"),
     "orchestrator": ("acquire", "read_reports", "load_all", "append", "append", "append", "due_timers", "release"),
     "worker": ("join", "reconcile", "take", "take", "claim", "inputs", "report", "report", "renew", "beat", "release"),
     "projector": ("read_log", "commit"),
+    "forgetter": ("trim_log", "expire_runs"),
+    "watchdog": ("overdue", "open_entries", "append", "postpone"),
 }
 #: `<kind of process>.<operation>.<before | after>`: before its effect on the store, or after it and before the reply.
 CRASH_POINTS: Final = tuple(

@@ -5,6 +5,8 @@ What a whole history must look like is checked at its end; here is what would be
 
 from __future__ import annotations
 
+from collections import Counter
+
 from tailrace.core.commands import Report
 from tailrace.core.ids import TaskId
 from tailrace.core.store.memory import MemoryBackend
@@ -16,17 +18,24 @@ from tailrace.core.workflow.state import WorkflowState
 
 
 class Witness:
-    """`violations` is what was seen and must not be; `outcomes` are final reports that the store took, in order."""
+    """`violations` is what was seen and must not be; `outcomes` are final reports that the store took, in order.
+
+    `happened` counts what not every history has. `gone` are timers that somebody removed behind the store's back, with the
+    times they were due at.
+    """
 
     def __init__(self, data: MemoryBackend) -> None:
         self.violations: list[str] = []
         self.outcomes: list[Report] = []
+        self.happened: Counter[str] = Counter()
+        self.gone: dict[str, int] = {}
         self._data = data
 
     def appended(self, append: Append, appended: Appended) -> None:
         """Look at a run right after an append."""
         if appended.outcome != "ok" or append.state is None:
             return
+        self._count(append)
         try:
             self._check(append.state)
             self._check_timer(append)
@@ -40,6 +49,14 @@ class Witness:
         if accepted and report.kind in FINAL:
             self.outcomes.append(report)
 
+    def _count(self, append: Append) -> None:
+        self.happened["run rehydrated"] += append.rehydrate
+        for record in append.records:
+            if record.command is not None and record.command.actor == "watchdog":
+                self.happened[f"watchdog: {record.command.type}"] += 1
+        for dispatch in append.dispatches:
+            self.happened["inputs read" if dispatch.message.given is None else "inputs given along"] += 1
+
     def _check(self, state: WorkflowState) -> None:
         workflow_id = state.workflow_id
         partition = self._data.partition_of(workflow_id)
@@ -48,7 +65,8 @@ class Witness:
         check_next_step(pipeline, state, partition.expectations.get(workflow_id))
         prefix = f"{workflow_id}|"
         running = {name: due for name, due in partition.timers.items() if name.startswith(prefix)}
-        assert running == timers(state), f"timers {running} run, {timers(state)} should"
+        should = {name: due for name, due in timers(state).items() if name in running or self.gone.get(name) != due}
+        assert running == should, f"timers {running} run, {should} should"
         wanted = {
             str(TaskId(workflow_id=workflow_id, stage=name, attempt=stage.task.attempt))
             for name, stage in state.stages.items()
