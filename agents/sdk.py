@@ -75,7 +75,10 @@ class TaskContext(Protocol):
 
     @property
     def deadline_us(self) -> int | None:
-        """When the attempt times out, in microseconds since the epoch by the store's clock; None if it has no limit."""
+        """When the attempt times out, in microseconds since the epoch by this machine's clock; None if it has no limit.
+
+        It is for a handler that wants to end before: compare it with `time.time()`. What counts is the time of the store.
+        """
 
     @property
     def workspace(self) -> Any:

@@ -7,7 +7,7 @@ from typing import Any, Final, Literal
 
 from tailrace.core.codec import decode, encode
 from tailrace.core.commands import Report
-from tailrace.core.errors import InvalidInput, TailraceError
+from tailrace.core.errors import InvalidInput, StoreCorrupt, TailraceError
 from tailrace.core.events import WorkflowCreated
 from tailrace.core.store.checks import not_about
 from tailrace.core.store.inputs import input_of
@@ -209,9 +209,12 @@ class MemoryQueue:
 
     def _input(self, message: TaskMessage) -> dict[str, Any]:
         run = self._data.partition_of(message.workflow_id).runs.get(message.workflow_id)
-        if run is None:
-            return {"name": message.name, "params": message.params}
-        outputs = [run.outputs[output_key(stage, attempt)] for stage, attempt in message.inputs]
+        if run is None or run.is_tombstone:
+            raise StoreCorrupt(f"the request of workflow {message.workflow_id} is not there")
+        keys = [output_key(stage, attempt) for stage, attempt in message.inputs]
+        if missing := [key for key in keys if key not in run.outputs]:
+            raise StoreCorrupt(f"output {missing[0]} of workflow {message.workflow_id} is not there")
+        outputs = [run.outputs[key] for key in keys]
         return input_of(message, decode(run.created, WorkflowCreated), outputs)
 
 

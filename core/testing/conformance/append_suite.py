@@ -207,6 +207,32 @@ class AppendSuite:
         assert (await runner.append(replace(append, reports=[first.entry_id, third.entry_id]))).outcome == "ok"
         assert await runner.reports(RUN) == []
 
+    async def test_a_report_that_is_gone_keeps_nothing_from_its_neighbours(self, backend: Harness) -> None:
+        """Those of one batch, before and behind it, are written, and the events are counted without a gap."""
+        runner = await prepared(backend)
+        partitions = backend.store.partitions
+        runs = [workflow_id_in(0, partitions, number=number) for number in (1, 2, 3)]
+        for run in runs:
+            await runner.create(run)
+        queue = backend.queue("agent", "w1")
+        await queue.join()
+        for delivery in await queue.take(3, block_seconds=0):
+            await queue.report([(delivery, completed(delivery.message.task_id), "")])
+        appends = [await runner.decide_report(entry) for entry in await runner.reports(runs[0])]
+        assert [append.workflow_id for append in appends] == runs
+        assert await backend.store.park_report(0, appends[1].reports[0], "test")
+        before = await everything(backend, runs[1], "agent")
+        results = await backend.store.append(appends)
+        assert [result.outcome for result in results] == ["ok", "gone", "ok"]
+        after = await everything(backend, runs[1], "agent")
+        assert (after["run"], after["open"]) == (before["run"], before["open"])
+        assert after["reports"] == []
+        entries = await backend.store.read_log(0, "0-0", count=100)
+        assert [entry.seq for entry in entries] == list(range(1, len(entries) + 1))
+        assert {entry.workflow_id for entry in entries[len(before["log"]) :]} == {runs[0], runs[2]}
+        assert results[2].seq == entries[-1].seq
+        assert [result.outcome for result in await backend.store.append(appends)] == ["gone"] * 3
+
     async def test_an_owner_that_lost_its_partition_writes_nothing(self, backend: Harness) -> None:
         """Ownership is compared with name and epoch, before anything else is looked at."""
         runner = await prepared(backend)

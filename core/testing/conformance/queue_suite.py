@@ -8,15 +8,17 @@ from collections.abc import Callable
 import pytest
 from msgspec.structs import replace
 
+from tailrace.core.codec import encode
 from tailrace.core.commands import CancelWorkflow, RedispatchTask, Report, RetryWorkflow
-from tailrace.core.errors import CommandRefused, InvalidInput
-from tailrace.core.store.inputs import carry, input_of
+from tailrace.core.errors import CommandRefused, InvalidInput, StoreCorrupt
+from tailrace.core.store.inputs import GIVEN_BYTES, carry, input_of
 from tailrace.core.store.port import Delivery, TaskQueue
 from tailrace.core.testing.builders import (
     cancelled,
     completed,
     diamond,
     failed,
+    line,
     pipeline,
     progressed,
     stage,
@@ -169,6 +171,42 @@ class QueueSuite:
             assert snapshot is not None
             (entry,) = await runner.reports(RUN)
             await runner.append(await runner.decide_report(entry, carried=carry(snapshot.created, snapshot.outputs)))
+
+    @pytest.mark.parametrize("over", [0, 1], ids=["exactly", "one byte over"])
+    async def test_inputs_of_the_largest_size_go_along(self, backend: Harness, over: int) -> None:
+        """Up to the limit they do, over it the worker reads them; either way they are the same."""
+        runner = Runner(backend.store, line("first", "second"))
+        await runner.prepare()
+        state = await runner.create(RUN, name="a name")
+        queue = await worker(backend)
+        (delivery,) = await queue.take(1, block_seconds=0)
+        snapshot = await backend.store.load(RUN)
+        assert snapshot is not None
+        request = carry(snapshot.created, {})
+        assert request is not None
+        output = "x" * (GIVEN_BYTES - request.size - len(encode("x" * 500)) + 500 + over)
+        assert request.size + len(encode(output)) == GIVEN_BYTES + over
+        await queue.report([(delivery, completed(delivery.message.task_id, output), "")])
+        (entry,) = await runner.reports(RUN)
+        await runner.append(await runner.decide_report(entry, carried=request))
+        (second,) = await queue.take(1, block_seconds=0)
+        assert (second.message.given is None) == bool(over)
+        (found,) = await queue.inputs([second.message])
+        assert found["stages"] == {"first": output}
+        if second.message.given is not None:
+            assert input_of(second.message, second.message.given, second.message.given.outputs) == found
+        assert (await runner.state(RUN)).version > state.version
+
+    async def test_inputs_that_are_not_there_are_said(self, backend: Harness) -> None:
+        """Those of a run that is gone, and an output that nobody gave: no task is begun with less than it needs."""
+        queue = await worker(backend)
+        delivery = await taken(backend, queue)
+        message = replace(delivery.message, inputs=(("only", 7),))
+        with pytest.raises(StoreCorrupt, match="output only:7 of workflow run-1 is not there"):
+            await queue.inputs([message])
+        await backend.drop_workflow(RUN)
+        with pytest.raises(StoreCorrupt, match="the request of workflow run-1 is not there"):
+            await queue.inputs([delivery.message])
 
     @pytest.mark.parametrize("final", [completed, failed, cancelled])
     async def test_a_final_report_removes_the_task(self, backend: Harness, final: Callable[[str], Report]) -> None:

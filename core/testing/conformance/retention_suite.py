@@ -8,9 +8,10 @@ from msgspec.structs import replace
 from tailrace.core.codec import encode
 from tailrace.core.commands import CancelWorkflow, RetryWorkflow
 from tailrace.core.errors import LogDiverged
+from tailrace.core.store.inputs import carry, input_of
 from tailrace.core.store.port import Append, RawEntry
 from tailrace.core.store.retention import EndedRun, LogPlace
-from tailrace.core.testing.builders import create_workflow, line, workflow_id_in
+from tailrace.core.testing.builders import completed, create_workflow, failed, line, workflow_id_in
 from tailrace.core.testing.conformance.harness import Harness, everything
 from tailrace.core.testing.runner import Runner
 
@@ -172,6 +173,50 @@ class RetentionSuite:
         assert (restored.state, restored.created) == (newer.state, snapshot.created)
         assert [entry.state for entry in await backend.store.open_entries(run.workflow_id)] == ["queued"]
         assert await backend.retention.expire_runs(0, [later]) == 0
+
+    async def test_what_comes_back_gives_its_tasks_what_they_read(self, backend: Harness) -> None:
+        """The request, and the outputs of the stages that keep them: along with the task, and read from the run."""
+        runner = await prepared(backend)
+        run = workflow_id_in(0, backend.store.partitions)
+        await runner.create(run, name="a name", input={"n": 1})
+        queue = backend.queue("agent", "w1")
+        await queue.join()
+        (first,) = await queue.take(1, block_seconds=0)
+        await queue.report([(first, completed(first.message.task_id, {"from": "first"}), "")])
+        await runner.apply_reports(run)
+        (second,) = await queue.take(1, block_seconds=0)
+        await queue.report([(second, failed(second.message.task_id, retryable=False), "")])
+        await runner.apply_reports(run)
+        snapshot = await backend.store.load(run)
+        assert snapshot is not None
+        assert snapshot.state.status == "failed"
+        forgotten = EndedRun(workflow_id=run, version=snapshot.state.version)
+        carried = carry(snapshot.created, snapshot.outputs)
+        append = runner.decide_on(
+            snapshot.state, RetryWorkflow(), now=await backend.store.now(), rehydrate=True, carried=carried
+        )
+        append = replace(append, created=encode(snapshot.created), outputs=dict(snapshot.outputs))
+        assert await backend.retention.expire_runs(0, [forgotten]) == 1
+        assert (await runner.append(append)).outcome == "ok"
+        (again,) = await queue.take(1, block_seconds=0)
+        assert (again.message.task_id, again.message.given is None) == (f"{run}:second:2", False)
+        assert again.message.given is not None
+        (found,) = await queue.inputs([again.message])
+        assert (found["name"], found["input"], found["stages"]) == ("a name", {"n": 1}, {"first": {"from": "first"}})
+        assert input_of(again.message, again.message.given, again.message.given.outputs) == found
+
+    async def test_a_report_on_a_forgotten_run_waits(self, backend: Harness) -> None:
+        """Whoever still remembers the run as open writes nothing, and the report does not leave its stream by that."""
+        runner = await prepared(backend)
+        run = await ended(backend, runner)
+        await backend.add_raw_report(run.workflow_id, encode(completed(f"{run.workflow_id}:first:1")))
+        (entry,) = await runner.reports(run.workflow_id)
+        append = await runner.decide_report(entry)
+        assert await backend.retention.expire_runs(0, [run]) == 1
+        before = await backend.store.head(0)
+        assert (await runner.append(append)).outcome == "missing"
+        assert await runner.reports(run.workflow_id) == [entry]
+        assert await backend.store.head(0) == before
 
 
 async def filled_by_one_more(backend: Harness) -> list[RawEntry]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from msgspec.structs import replace
+
 from tailrace.core.clock import to_us
-from tailrace.core.commands import CancelWorkflow, PauseWorkflow
+from tailrace.core.commands import CancelWorkflow, PauseWorkflow, ResumeWorkflow
 from tailrace.core.partitioning import partition_of
 from tailrace.core.store.port import TimerRef
 from tailrace.core.testing.builders import completed, create_workflow, pipeline, stage, started, workflow_id_in
@@ -116,6 +118,26 @@ class TimingSuite:
         await queue.report([(delivery, completed(delivery.message.task_id), "")])
         (ref,) = await due(backend)
         assert (await runner.append(await runner.decide_timer(ref))).outcome == "ok"
+
+    async def test_a_report_of_the_same_millisecond_goes_first(self, backend: Harness) -> None:
+        """A report's time is known to the millisecond: within the one that the timer is due in it may be the earlier."""
+        runner = await prepared(backend, start_timeout_seconds=None)
+        await runner.create(RUN)
+        queue = backend.queue("agent", "w1")
+        await queue.join()
+        (delivery,) = await queue.take(1, block_seconds=0)
+        await queue.report([(delivery, completed(delivery.message.task_id), "")])
+        (entry,) = await runner.reports(RUN)
+        came_at = int(entry.entry_id.partition("-")[0]) * 1000
+        await backend.store.due_timers(partition_of_run(backend), count=1)
+        for due_at, outcome in ((came_at + 999, "wait"), (came_at, "wait"), (came_at - 1, "ok")):
+            pause = await runner.decide(RUN, PauseWorkflow())
+            name = f"{RUN}|attempt|only|1"
+            assert (await runner.append(replace(pause, timers_set={name: due_at}))).outcome == "ok"
+            fire = await runner.decide_timer(TimerRef(name=name, due_at=due_at))
+            assert (await runner.append(fire)).outcome == outcome
+            assert (await runner.carry_out(RUN, ResumeWorkflow())).outcome == "ok"
+        assert [result.outcome for result in await runner.apply_reports(RUN)] == ["ok"]
 
     async def test_timers_follow_the_task(self, backend: Harness) -> None:
         """A start replaces the timer for the start by that for the attempt; the end clears it."""

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
+from tailrace.agents.sdk import TaskContext
 from tailrace.core.testing.builders import pipeline, stage
 from tailrace.core.workflow.definition import RetryPolicy
 from tests.support.audit import audit, record
@@ -34,7 +35,14 @@ async def test_h29_wrong_clocks_move_no_timer(bench: Bench, skew: float, monkeyp
     ).pipeline
     works = (await bench.prepare(pipeline(stage("only", timeout_seconds=60.0)))).pipeline
     begin = await bench.store.now()
-    async with bench.orchestrating(), bench.working():
+    left: list[float] = []
+
+    async def act(context: TaskContext) -> None:
+        """By its own clock a handler has as much time as its stage gives it."""
+        assert context.deadline_us is not None
+        left.append(context.deadline_us / 1_000_000 - time.time())
+
+    async with bench.orchestrating(), bench.working(act=act):
         early, late, done = [
             await bench.submit(definition, name)
             for definition, name in ((limited, "early"), (short, "late"), (works, "done"))
@@ -43,6 +51,7 @@ async def test_h29_wrong_clocks_move_no_timer(bench: Bench, skew: float, monkeyp
         await bench.wait_status("failed", late, timeout=5.0)
         await pass_server_time(bench.store, 0.6)
         assert (await bench.state(early)).status == "initiated"
+    assert 50.0 < left[0] <= 60.0
     end = await bench.store.now()
     records = [record(entry) for entries in (await audit(bench.store)).values() for entry in entries]
     assert all(begin <= item.at <= end for item in records)
