@@ -88,6 +88,8 @@ class World:
         return [entry.type for entry in (await histories(self.store))[RUN]]
 
 
+@pytest.mark.failure(19)
+@pytest.mark.hole("H18")
 async def test_an_orchestrator_that_believes_it_still_owns_writes_nothing() -> None:
     """Neither with a report that it read in its time, nor with a timer; what it decided its successor decides."""
     world = World()
@@ -127,6 +129,7 @@ async def test_a_partition_that_is_taken_back_is_known_as_it_is_now() -> None:
     assert last.message.given.outputs == [encode("from a"), encode("from b")]
 
 
+@pytest.mark.failure(21)
 async def test_an_old_memory_costs_one_conflict_and_no_wrong_input() -> None:
     """Two views of one owner: the one that did not see the last round gives its tasks nothing of the round before."""
     world = World()
@@ -152,6 +155,7 @@ async def test_an_old_memory_costs_one_conflict_and_no_wrong_input() -> None:
     await audit(world.store)
 
 
+@pytest.mark.failure(16)
 async def test_a_late_report_of_the_round_before_changes_nothing() -> None:
     """Its task was closed when the run failed; the same stage has another attempt now, which stays as it is."""
     world = World()
@@ -178,6 +182,7 @@ async def test_a_late_report_of_the_round_before_changes_nothing() -> None:
     await audit(world.store)
 
 
+@pytest.mark.hole("H10")
 async def test_a_command_whose_reply_was_lost_is_found_though_the_run_has_moved_on() -> None:
     """Others undid what it did before it could ask: it was carried out once, and is not again."""
     world = World()
@@ -194,6 +199,7 @@ async def test_a_command_whose_reply_was_lost_is_found_though_the_run_has_moved_
     assert await world.types() == ["WorkflowCreated", "TaskDispatched", "WorkflowPaused", "WorkflowResumed"]
 
 
+@pytest.mark.hole("H8")
 @pytest.mark.parametrize("lost", [False, True], ids=["told", "reply lost"])
 async def test_a_run_that_is_forgotten_while_it_is_retried_comes_back(lost: bool) -> None:
     """The retry was decided on what the store had; it is decided again on what the archive has, and takes effect once."""
