@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 from zlib import crc32
 
-from tailrace.core.commands import Command, CreateWorkflow
+from tailrace.core.commands import Command, CreateWorkflow, FlagStall
 from tailrace.core.engine.command_handler import CommandHandler
 from tailrace.core.errors import (
     AlreadyExists,
@@ -96,6 +96,9 @@ class People:
     async def _wish(self, wish: Wish) -> None:
         await asyncio.sleep(wish.at)
         version = self._door.version_of(wish.workflow_id) if wish.conditional else None
+        if version is None and isinstance(wish.command, FlagStall):
+            # Nobody finds a run standing that is not there. (Without its version it could be found twice.)
+            return
         await self._give(wish.workflow_id, wish.command, f"person-{wish.number}", version)
         if wish.then is not None:
             await asyncio.sleep(wish.later)
