@@ -144,14 +144,14 @@ class AnyLife(RuleBasedStateMachine):
     def give_up(self, which: int) -> None:
         self.life.say(which, "cancelled")
 
-    @rule(name=workers, rounds=st.integers(1, 4), view=views)
-    def go_well(self, name: str, rounds: int, view: int) -> None:
+    @rule(name=workers, rounds=st.integers(1, 4), view=views, output=st.sampled_from(("well", "x" * 600, "x" * 1100)))
+    def go_well(self, name: str, rounds: int, view: int, output: str) -> None:
         """For a while everything is as it should be: without that few lives would come to their end."""
         for _ in range(rounds):
             for agent in AGENTS:
                 self.life.take(agent, name, 10)
             while self.life.held:
-                self.life.say(0, "completed", output="well")
+                self.life.say(0, "completed", output=output)
             self.life.apply(view, 100, reverse=False)
             self.life.check()
 
