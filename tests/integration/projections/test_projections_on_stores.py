@@ -90,7 +90,7 @@ async def test_what_somebody_put_into_the_log_is_named(
     log = redis_store.keys.partition(partition).log
     problem = f"SELECT problem FROM tailrace.partitions WHERE partition = {partition}"
     async with projecting(postgres_url, redis_store):
-        await until(lambda: caught_up(db, redis_store))
+        await until(lambda: db.is_caught_up_with(redis_store))
         added = await redis_store.client.command("XADD", log, "*", *(part for pair in fields.items() for part in pair))
         await finish(runner, "run", stages=2)
         await until(lambda: db.value(problem))
@@ -99,7 +99,7 @@ async def test_what_somebody_put_into_the_log_is_named(
         assert f"entry {added.decode()} is no event" in said
         assert "XDEL" in said
         assert await redis_store.client.command("XDEL", log, added) == 1
-        await until(lambda: caught_up(db, redis_store))
+        await until(lambda: db.is_caught_up_with(redis_store))
         await until(lambda: db.value(f"SELECT problem IS NULL FROM tailrace.partitions WHERE partition = {partition}"))
     assert await db.value("SELECT count(*) FROM tailrace.parked") == 0
 
