@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from tailrace.core.errors import IdentityMismatch, ReadModelUnavailable
+from tailrace.core.errors import IdentityMismatch
 from tailrace.core.store.port import Head
 from tailrace.projections import checkpoints, parking
 from tailrace.projections.archive import Archive
@@ -82,7 +82,8 @@ async def _repair(session: Session, log: LogSource, partition: int) -> Repaired 
         await session.execute("SET LOCAL lock_timeout = '5s'")
         await session.execute("SET LOCAL synchronous_commit = on")
         if await checkpoints.freeze(session, partition, Archive.name) != plan.old:
-            raise ReadModelUnavailable(f"partition {partition} is being read: nothing was changed, try again")
+            # It is being read meanwhile, and a reader stops where the log does not continue: there is nothing to mend.
+            return None
         runs = [row["workflow_id"] for row in await session.fetch(_SQL["affected"], partition, plan.kept)]
         abandoned = await session.fetchval(_SQL["abandon"], partition, plan.kept)
         await _fold_again(session, partition, runs)
