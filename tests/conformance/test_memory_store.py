@@ -61,7 +61,7 @@ class MemoryHarness:
     async def drop_workflow(self, workflow_id: str) -> None:
         del self._data.partition_of(workflow_id).runs[workflow_id]
 
-    async def add_raw_report(self, workflow_id: str, data: bytes) -> None:
+    async def add_raw_report(self, workflow_id: str, data: bytes, *, task_id: str = "") -> None:
         partition = self._data.partitions[partition_of(workflow_id, len(self._data.partitions))]
         partition.reports.add(RawReport(workflow_id=workflow_id, data=data, traceparent=""), self._data.clock.now())
 

@@ -69,8 +69,8 @@ class RedisHarness:
     async def drop_workflow(self, workflow_id: str) -> None:
         await self.store.client.command("DEL", self._part(workflow_id).workflow(workflow_id))
 
-    async def add_raw_report(self, workflow_id: str, data: bytes) -> None:
-        fields = ("workflow", workflow_id, "task", "", "traceparent", "", "data", data)
+    async def add_raw_report(self, workflow_id: str, data: bytes, *, task_id: str = "") -> None:
+        fields = ("workflow", workflow_id, "task", task_id, "traceparent", "", "data", data)
         await self.store.client.command("XADD", self._part(workflow_id).reports, "*", *fields)
 
     async def set_pulse(self, partition: int, at_us: int) -> None:

@@ -81,7 +81,7 @@ async def test_an_encoded_body(served: Gateway, encoding: str) -> None:
 
 @pytest.mark.parametrize(
     ("path", "known"),
-    [("/workflows", "status, type, label, q, stalled, limit, cursor"), ("/stalls", "open, workflow_id, limit")],
+    [("/workflows", "status, type, label, input, q, stalled, limit, cursor"), ("/stalls", "open, workflow_id, limit")],
 )
 async def test_a_query_field_that_nobody_knows(served: Gateway, path: str, known: str) -> None:
     """422 with a pointer to each, as in a body: a filter that is misspelled must not give everything."""

@@ -195,14 +195,14 @@ class AppendSuite:
         """When one of them was dealt with by somebody else, the others stay."""
         runner = await prepared(backend)
         append = await with_report(backend, runner)
-        await backend.add_raw_report(RUN, encode(started(f"{RUN}:first:1")))
+        await backend.add_raw_report(RUN, encode(started(f"{RUN}:first:1")), task_id=f"{RUN}:first:1")
         first, second = await runner.reports(RUN)
         both = replace(append, reports=[first.entry_id, second.entry_id])
         partition = partition_of(RUN, backend.store.partitions)
         assert await backend.store.park_report(partition, second.entry_id, "test")
         assert (await runner.append(both)).outcome == "gone"
         assert await runner.reports(RUN) == [first]
-        await backend.add_raw_report(RUN, encode(started(f"{RUN}:first:1")))
+        await backend.add_raw_report(RUN, encode(started(f"{RUN}:first:1")), task_id=f"{RUN}:first:1")
         _, third = await runner.reports(RUN)
         assert (await runner.append(replace(append, reports=[first.entry_id, third.entry_id]))).outcome == "ok"
         assert await runner.reports(RUN) == []

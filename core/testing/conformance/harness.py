@@ -45,8 +45,8 @@ class Harness(Protocol):
     async def drop_workflow(self, workflow_id: str) -> None:
         """Delete a run's snapshot, as its expiry would."""
 
-    async def add_raw_report(self, workflow_id: str, data: bytes) -> None:
-        """Put a report of any bytes into the run's partition, as a faulty worker would."""
+    async def add_raw_report(self, workflow_id: str, data: bytes, *, task_id: str = "") -> None:
+        """Put a report of any bytes, sent for the entry of a task, into the run's partition, as a faulty worker would."""
 
     async def set_pulse(self, partition: int, at_us: int) -> None:
         """Say when the partition was last polled."""

@@ -209,7 +209,8 @@ class RetentionSuite:
         """Whoever still remembers the run as open writes nothing, and the report does not leave its stream by that."""
         runner = await prepared(backend)
         run = await ended(backend, runner)
-        await backend.add_raw_report(run.workflow_id, encode(completed(f"{run.workflow_id}:first:1")))
+        task_id = f"{run.workflow_id}:first:1"
+        await backend.add_raw_report(run.workflow_id, encode(completed(task_id)), task_id=task_id)
         (entry,) = await runner.reports(run.workflow_id)
         append = await runner.decide_report(entry)
         assert await backend.retention.expire_runs(0, [run]) == 1
