@@ -165,4 +165,4 @@ def partition(facts: PartitionFacts, now: int, *, timers_stand: bool) -> Iterato
         yield Check(name=name, status="failed", detail=detail, suggestion="restart the orchestrator")
     if facts.parked:
         detail = f"{facts.parked} reports or timers could not be applied and are parked"
-        yield Check(name=name, status="warning", detail=detail, suggestion="GET /api/v1/dead-letters")
+        yield Check(name=name, status="warning", detail=detail, suggestion="tailrace why --all")
