@@ -10,6 +10,7 @@ from redis.exceptions import RedisError
 
 from tailrace.infra.embedded import EmbeddedRedis, ServerStartError
 from tailrace.infra.embedded.allocator import preloading
+from tailrace.infra.embedded.choose import REDIS, wheel_program
 from tests.integration.embedded.support import redis_client, until
 
 
@@ -33,7 +34,7 @@ async def test_redis_is_a_durable_log(tmp_path: Path) -> None:
 
 async def test_redis_runs_with_jemalloc_where_there_is_one(tmp_path: Path) -> None:
     """The wheel's server is built with the C library's allocator: it gets the better one, and others keep theirs."""
-    async with EmbeddedRedis(tmp_path) as server:
+    async with EmbeddedRedis(tmp_path, server=str(wheel_program(REDIS))) as server:
         mapped = await asyncio.to_thread(Path(f"/proc/{server.pid}/maps").read_text)
     assert ("jemalloc" in mapped) == (find_library("jemalloc") is not None)
     assert preloading("jemalloc-5.3.0") == {}
