@@ -144,6 +144,14 @@ class Client:
         with translated():
             return await self._short.send(commands)
 
+    async def along(self, command: Sequence[Argument], *, turns: int) -> Any:
+        """A command that leaves with the next of these short calls; None where none begins within so many turns of the loop.
+
+        A reply that is an error is given as that error.
+        """
+        with translated():
+            return await self._short.send_along(command, turns=turns)
+
     async def call(self, script: Script, keys: Sequence[str], args: Sequence[Argument]) -> Any:
         """Run one script."""
         (reply,) = replies = await self.calls([Call(script, keys, args)])

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import hiredis
 import redis.asyncio
@@ -22,6 +22,13 @@ Argument = str | bytes | int | float
 _packed: Callable[[tuple[Argument, ...]], bytes] = hiredis.pack_command  # type: ignore[assignment]
 
 
+class _Passenger(NamedTuple):
+    """A command that goes along with an exchange, and where its reply is waited for."""
+
+    command: Sequence[Argument]
+    answered: asyncio.Future[Any]
+
+
 class Exchange:
     """Connections of one purpose, at most `most` of them; an exchange takes `timeout` seconds at most, waiting included."""
 
@@ -32,12 +39,47 @@ class Exchange:
         self._places = asyncio.Semaphore(most)
         self._made: list[AbstractConnection] = []
         self._idle: list[AbstractConnection] = []
+        self._passengers: list[_Passenger] = []
 
     async def send(self, commands: Sequence[Sequence[Argument]]) -> list[Any]:
         """The replies to these commands; one that is an error is given as that error.
 
         Raises errors of the connection, `TimeoutError` among them: then any of the commands may have had its effect.
         """
+        if not commands or not self._passengers:
+            return await self._exchange(commands)
+        passengers, self._passengers = self._passengers, []
+        try:
+            replies = await self._exchange([*commands, *(passenger.command for passenger in passengers)])
+        except BaseException as error:
+            reason = error if isinstance(error, Exception) else ConnectionError("the exchange was given up")
+            for passenger in passengers:
+                if not passenger.answered.done():
+                    passenger.answered.set_exception(reason)
+            raise
+        for passenger, reply in zip(passengers, replies[len(commands) :], strict=True):
+            if not passenger.answered.done():
+                passenger.answered.set_result(reply)
+        return replies[: len(commands)]
+
+    async def send_along(self, command: Sequence[Argument], *, turns: int) -> Any:
+        """The reply to a command that leaves with the next exchange of somebody else; None where that does not begin soon.
+
+        Soon: within so many turns of the event loop. Errors are given and raised as by `send`.
+        """
+        passenger = _Passenger(command, asyncio.get_running_loop().create_future())
+        self._passengers.append(passenger)
+        try:
+            for _ in range(turns):
+                await asyncio.sleep(0)
+                if passenger not in self._passengers:
+                    return await passenger.answered
+            return None
+        finally:
+            if passenger in self._passengers:
+                self._passengers.remove(passenger)
+
+    async def _exchange(self, commands: Sequence[Sequence[Argument]]) -> list[Any]:
         if not commands:
             return []
         packed = b"".join([_packed(tuple(command)) for command in commands])

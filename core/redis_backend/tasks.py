@@ -37,6 +37,9 @@ log = logging.getLogger(__name__)
 #: How long a worker with few free slots watches some of its streams before it looks at all of them again.
 WATCH_SECONDS: Final = 0.5
 
+#: How many turns of the event loop a read waits for an exchange to go along with: what does nothing has reported by then.
+ALONG_TURNS: Final = 6
+
 #: How often a worker's place in the index is written anew, in microseconds; its beat is written each time.
 ENLIST_US: Final = 10_000_000
 
@@ -60,14 +63,15 @@ class RedisTasks:
         await self._store.provision([self._agent])
 
     async def take(self, free: int, *, block_seconds: float) -> list[Delivery]:
-        """With a slot for every stream one blocking read of all of them; else one partition after the other.
+        """With a slot for every stream one read of all of them; else one partition after the other.
 
         COUNT counts per stream: asking all streams with too few slots would leave tasks waiting here with their lease
         running. So with few slots it waits on as many streams as there are slots, in turns, and looks at all in between.
         """
         streams = self._streams()
         if free >= len(streams) and block_seconds > 0:
-            return await self._read(streams, free // len(streams), block_seconds)
+            count = free // len(streams)
+            return await self._read_along(streams, count) or await self._read(streams, count, block_seconds)
         deadline = time.monotonic() + block_seconds
         while free > 0:
             taken = await self._take_nowait(free)
@@ -81,24 +85,31 @@ class RedisTasks:
                 return taken
         return []
 
+    async def _read_along(self, streams: Sequence[tuple[int, str]], count: int) -> list[Delivery]:
+        """What is there, asked for together with the reports of what was taken before, if these are about to leave.
+
+        That is one exchange instead of two, and one write to disk.
+        """
+        command = self._reading(streams, count)
+        reply = await self._client.along(command, turns=ALONG_TURNS)
+        # (What is wrong with a stream the blocking read finds out.)
+        return [] if isinstance(reply, RedisError) else _taken(streams, reply)
+
     async def _read(self, streams: Sequence[tuple[int, str]], count: int, block_seconds: float) -> list[Delivery]:
         """One blocking read of several streams, `count` from each at most."""
-        parts: list[Argument] = ["XREADGROUP", "GROUP", self._agent, self._name, "COUNT", count]
-        parts += ["BLOCK", max(1, round(min(block_seconds, MAX_BLOCK_SECONDS) * 1000))]
-        parts += ["STREAMS", *(stream for _, stream in streams), *(">" for _ in streams)]
+        block = max(1, round(min(block_seconds, MAX_BLOCK_SECONDS) * 1000))
         try:
-            (reply,) = await self._client.block(parts)
+            (reply,) = await self._client.block(self._reading(streams, count, "BLOCK", block))
         except StoreCorrupt as error:
             if "NOGROUP" not in str(error):
                 raise
             await self.join()
             return []
-        partition_of_stream = {stream: partition for partition, stream in streams}
-        return [
-            _delivery(partition_of_stream[key.decode()], key.decode(), entry_id, fields, 1)
-            for key, found in reply or ()
-            for entry_id, fields in entries(found)
-        ]
+        return _taken(streams, reply)
+
+    def _reading(self, streams: Sequence[tuple[int, str]], count: int, *options: Argument) -> list[Argument]:
+        parts: list[Argument] = ["XREADGROUP", "GROUP", self._agent, self._name, "COUNT", count, *options]
+        return [*parts, "STREAMS", *(stream for _, stream in streams), *(">" for _ in streams)]
 
     async def _take_nowait(self, free: int) -> list[Delivery]:
         deliveries: list[Delivery] = []
@@ -341,6 +352,16 @@ def _renewals(held: Sequence[Delivery], reply: Any) -> list[Renewal]:
             outcome=answer.decode(),
         )
         for delivery, answer in zip(held, reply, strict=True)
+    ]
+
+
+def _taken(streams: Sequence[tuple[int, str]], reply: Any) -> list[Delivery]:
+    """What XREADGROUP of these streams gave."""
+    partitions = {stream: partition for partition, stream in streams}
+    return [
+        _delivery(partitions[key.decode()], key.decode(), entry_id, fields, 1)
+        for key, found in reply or ()
+        for entry_id, fields in entries(found)
     ]
 
 

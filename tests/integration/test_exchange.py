@@ -73,3 +73,47 @@ async def test_connections_that_a_restart_has_ended_are_made_again(tmp_path: Pat
             assert replies == [[b"after"]] * 4
         finally:
             await exchange.aclose()
+
+
+async def test_a_command_goes_along_with_the_next_exchange(exchange: Exchange, namespace: str) -> None:
+    """Behind the others, on their connection; whoever sent them gets theirs only. Without any it is not sent."""
+    assert await exchange.send_along(("INCR", namespace), turns=5) is None
+    along = asyncio.create_task(exchange.send_along(("INCR", namespace), turns=5))
+    await asyncio.sleep(0)
+    assert await exchange.send([("SET", namespace, 7), ("GET", namespace)]) == [b"OK", b"7"]
+    assert await along == 8
+    assert await exchange.send([("GET", namespace)]) == [b"8"]
+
+
+async def test_what_goes_along_shares_the_end_of_the_exchange(redis_server: EmbeddedRedis, namespace: str) -> None:
+    """Its error and its being given up; a refused command is an error of its own."""
+    short = Exchange(redis_server.url, timeout=0.2, most=2)
+    try:
+        refused = asyncio.create_task(short.send_along(("LPUSH", namespace), turns=5))
+        await asyncio.sleep(0)
+        await short.send([("PING",)])
+        assert isinstance(await refused, ResponseError)
+        for end, error in ((None, TimeoutError), ("cancel", ConnectionError)):
+            along = asyncio.create_task(short.send_along(("PING",), turns=5))
+            await asyncio.sleep(0)
+            reading = asyncio.create_task(short.send([("BLPOP", namespace, 0)]))
+            await asyncio.sleep(0.05)
+            if end == "cancel":
+                reading.cancel()
+            ended, other = await asyncio.gather(along, reading, return_exceptions=True)
+            assert isinstance(ended, error)
+            assert isinstance(other, asyncio.CancelledError if end == "cancel" else error)
+        # One that waits no more is not sent, or its reply is nobody's.
+        for turns in (0, 3):
+            along = asyncio.create_task(short.send_along(("INCR", namespace), turns=5))
+            await asyncio.sleep(0)
+            sending = asyncio.create_task(short.send([("PING",)]))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            along.cancel()
+            assert await sending == [b"PONG"]
+            with pytest.raises(asyncio.CancelledError):
+                await along
+        assert await short.send([("ECHO", "in order")]) == [b"in order"]
+    finally:
+        await short.aclose()
