@@ -10,6 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Sequence
+from typing import Final
 
 import msgspec
 
@@ -27,16 +28,22 @@ from tailrace.projections.writer import Writer
 
 _log = logging.getLogger(__name__)
 
+#: How often a reader that lets a batch grow looks whether it does, in seconds.
+LOOK_SECONDS: Final = 0.1
+
+#: It does not when events come at less than this share of the rate before.
+FEWER: Final = 0.25
+
 
 class ReaderOptions(msgspec.Struct, frozen=True, kw_only=True):
     """How a partition is read. A batch is what waits, up to `batch_size` events; fewer for a while after one that failed.
 
-    `linger_seconds` is the least time between two small batches, three times that at `full_rate` events a second: a row
-    that many events of a batch touch is written once. `confirm_seconds` is how often a synchronous commit follows what
-    moved. `recheck_seconds` is when a stopped partition is looked at again.
+    `linger_seconds` is the least time between two small batches, six times that at `full_rate` events a second: a row that
+    many events of a batch touch is written once; when events stop coming, the wait ends with the next look. `confirm_seconds`
+    is how often a synchronous commit follows what moved. `recheck_seconds` is when a stopped partition is looked at again.
     """
 
-    batch_size: int = 2000
+    batch_size: int = 4000
     block_seconds: float = 2.0
     linger_seconds: float = 0.05
     full_rate: float = 4500.0
@@ -47,7 +54,7 @@ class ReaderOptions(msgspec.Struct, frozen=True, kw_only=True):
     def linger(self, events: int, seconds: float) -> float:
         """How long to let a batch grow after one of `events` that came in `seconds`."""
         load = events / max(seconds, 0.001) / self.full_rate
-        return self.linger_seconds * min(max(1.0, 3.0 * load), 3.0)
+        return self.linger_seconds * min(max(1.0, 6.0 * load**2), 6.0)
 
 
 class PartitionReader:
@@ -128,7 +135,19 @@ class PartitionReader:
                 await checkpoints.confirm(connection, self._partition, self._tenure.epoch)
                 confirm_at = None
             if entries and is_small:
-                await asyncio.sleep(self._options.linger(len(entries), read_at - before))
+                await self._linger(place, len(entries), read_at - before)
+
+    async def _linger(self, place: Place, events: int, seconds: float) -> None:
+        """Let a batch grow after one of `events` that came in `seconds`, as long as they keep coming as they did."""
+        seen, seen_at = place.seq, time.monotonic()
+        until = seen_at + self._options.linger(events, seconds)
+        while (left := until - time.monotonic()) > LOOK_SECONDS:
+            await asyncio.sleep(LOOK_SECONDS)
+            head, now = await self._log.head(self._partition), time.monotonic()
+            if head.seq - seen < FEWER * events * (now - seen_at) / max(seconds, 0.001):
+                return
+            seen, seen_at = head.seq, now
+        await asyncio.sleep(left)
 
     async def _catch_up(self, connection: Session, writer: Writer) -> Place:
         """Bring projections that are behind the archive up to it, from the archive; gives the place all are at."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -51,6 +52,9 @@ from tailrace.core.workflow.state import WorkflowState
 SCHEMA_VERSION: Final = 1
 PARKED_LIMIT: Final = 10_000
 
+#: How long the server's time is counted on before it is asked for again.
+TIME_SECONDS: Final = 1.0
+
 #: Fields of a log entry beside its data, and how many digits a number among them may have: those of 64 bits.
 _LOG_FIELDS: Final = (b"type", b"workflow", b"version", b"seq", b"traceparent")
 _DIGITS: Final = 19
@@ -70,6 +74,8 @@ class RedisStore:
         self._parts = [keys.partition(number) for number in range(self._partitions)]
         self._appends = Joined(self._carry_out)
         self._times = Joined(self._ask_time)
+        #: What the last answer to TIME said, and when it was here by the monotonic clock.
+        self._told, self._told_at = 0, -TIME_SECONDS - 1.0
 
     @classmethod
     async def open(
@@ -153,9 +159,14 @@ class RedisStore:
             )
 
     async def now(self) -> int:
-        """Redis TIME, in microseconds since the epoch."""
-        (now,) = await self._times.ask([None])
-        return int(now)
+        """Redis TIME, in microseconds since the epoch: asked for once a second, and counted on from its answer.
+
+        So it is late by what that answer took to come, as a TIME for each question would be, and never early.
+        """
+        if time.monotonic() - self._told_at > TIME_SECONDS:
+            (self._told,) = await self._times.ask([None])
+            self._told_at = time.monotonic()
+        return self._told + int((time.monotonic() - self._told_at) * 1_000_000)
 
     async def _ask_time(self, asked: Sequence[None]) -> list[int]:
         """One TIME for all who ask at this moment."""
@@ -292,10 +303,10 @@ class RedisStore:
         """XREAD from the beginning, what was applied is not there any more; and TIME, in the same round trip."""
         block = max(1, round(min(block_seconds, MAX_BLOCK_SECONDS) * 1000))
         key = self._parts[partition].reports
-        reply, time = await self.client.block(
+        reply, told = await self.client.block(
             ("XREAD", "COUNT", count, "BLOCK", block, "STREAMS", key, "0-0"), ("TIME",)
         )
-        now = microseconds(time)
+        now = microseconds(told)
         return [await self._report(partition, entry_id, fields, now) for entry_id, fields in stream_entries(reply)]
 
     async def _report(self, partition: int, entry_id: str, fields: Fields, now: int) -> ReportEntry:

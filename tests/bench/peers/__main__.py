@@ -1,7 +1,8 @@
 """`make bench-peers`: Tailrace beside Celery, DBOS and LangGraph, on this machine, with the same durability.
 
-A workflow of seven steps that do nothing, 100 open at a time, and then one at a time. The sides take turns within each round,
-because a machine is not equally fast all day; each starts with empty servers, set up as `tailrace up` does. A side
+A workflow of seven steps that do nothing, 100 open at a time, and then one at a time. As many of them that beginning and end, when
+fewer are open, hardly count. The sides take turns within each round, because a machine is not equally fast all day; each
+starts with empty servers, set up as `tailrace up` does. A side
 that can't be installed or does not complete its runs is an error (exit code 1), and the others are measured all the same.
 """
 
@@ -70,7 +71,7 @@ def main() -> int:
     """Measure, print the table, and write the JSON where `--json` says."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--runs", type=int, default=1000, help="workflows of each side in each round")
+    parser.add_argument("--runs", type=int, default=3000, help="workflows of each side in each round")
     parser.add_argument("--open", dest="open_runs", type=int, default=100, help="how many of them are open at a time")
     parser.add_argument("--idle-runs", type=int, default=100, help="runs whose latency is measured, one at a time")
     parser.add_argument("--only", action="append", choices=(OURS, *PEERS), help="for a trial; may be repeated")
