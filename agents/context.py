@@ -7,7 +7,7 @@ import logging
 import time
 from functools import cached_property
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from tailrace.agents.breaker import Breaker
 from tailrace.agents.reporter import Reporter
@@ -16,6 +16,7 @@ from tailrace.core.artifacts import ArtifactRef, ArtifactStore
 from tailrace.core.clock import to_us
 from tailrace.core.commands import Report
 from tailrace.core.errors import TaskError
+from tailrace.core.events import Failure
 from tailrace.core.store.port import Delivery
 
 #: At most one progress event per task in this time, in seconds: more would flood the log.
@@ -116,7 +117,15 @@ class RunningTask:
             self._breakers[dependency] = Breaker(dependency)
         return self._breakers[dependency]
 
-    def report(self, kind: str, **facts: object) -> Report:
+    def report(
+        self,
+        kind: str,
+        *,
+        output: Any = None,
+        error: Failure | None = None,
+        fraction: float = 0.0,
+        message: str = "",
+    ) -> Report:
         """A report about this task, from this worker, for this delivery."""
         return Report(
             kind=kind,
@@ -124,5 +133,8 @@ class RunningTask:
             worker=self._worker,
             build=self._build,
             delivery=self.delivery.delivery,
-            **facts,  # type: ignore[arg-type]  # the fields of Report
+            output=output,
+            error=error,
+            fraction=fraction,
+            message=message,
         )

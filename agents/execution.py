@@ -28,13 +28,17 @@ async def execute(agent: Agent, task: RunningTask, raw: Mapping[str, Any]) -> Re
     """Run the task's action; gives the final report. Only cancellation of the task itself is raised."""
     try:
         action = agent.find(task.delivery.message.action)
-        stages = raw["stages"]
-        if any(map(_is_reference, stages.values())):
-            stages = {stage: await _resolved(task, output) for stage, output in stages.items()}
-        given = {**raw, "input": await _resolved(task, raw["input"]), "stages": stages}
+        given = raw
+        if _is_reference(raw["input"]) or any(map(_is_reference, raw["stages"].values())):
+            stages = {stage: await _resolved(task, output) for stage, output in raw["stages"].items()}
+            given = {**raw, "input": await _resolved(task, raw["input"]), "stages": stages}
         if task.compensating:
-            stage = task.delivery.message.stage
-            given |= {"output": stages[stage], "stages": {name: stages[name] for name in stages if name != stage}}
+            stages, stage = given["stages"], task.delivery.message.stage
+            given = {
+                **given,
+                "output": stages[stage],
+                "stages": {name: stages[name] for name in stages if name != stage},
+            }
         output = await action(task, given)
         return task.report("completed", output=await _storable(task, output))
     except TaskError as error:

@@ -13,6 +13,12 @@ from tailrace.core.store.port import TaskMessage, TaskQueue
 _Wanted = tuple[TaskMessage, asyncio.Future[dict[str, Any]]]
 
 
+def at_hand(message: TaskMessage) -> dict[str, Any] | None:
+    """What was given along; None when it has to be read."""
+    given = message.given
+    return None if given is None else input_of(message, given, given.outputs)
+
+
 class Inputs:
     """Reads inputs for the handlers of one worker. `run` must be running for anything to be read."""
 
@@ -23,8 +29,6 @@ class Inputs:
 
     async def read(self, message: TaskMessage) -> dict[str, Any]:
         """As `TaskInput` takes it; raises `StoreUnavailable`, and `StoreCorrupt` when the run's request is not there."""
-        if message.given is not None:
-            return input_of(message, message.given, message.given.outputs)
         found: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
         self._wanted.append((message, found))
         self._wake.set()

@@ -10,8 +10,8 @@ import asyncio
 import logging
 import os
 import socket
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,7 +22,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from tailrace.agents.breaker import Breaker
 from tailrace.agents.context import RunningTask
 from tailrace.agents.execution import execute
-from tailrace.agents.inputs import Inputs
+from tailrace.agents.inputs import Inputs, at_hand
 from tailrace.agents.leases import RENEW_SECONDS, LeaseRounds, Leases, LeaseThread
 from tailrace.agents.reporter import Reporter
 from tailrace.agents.sdk import Agent
@@ -176,19 +176,16 @@ class Worker:
     async def _accept(self, deliveries: Sequence[Delivery]) -> None:
         """Start a handler for each. A newer delivery of a task that runs here replaces the older one's claim to it."""
         surplus: list[Delivery] = []
+        handle = self._handle_traced if _is_traced() else self._handle
         for delivery in deliveries:
             task_id = delivery.message.task_id
             known = self._held.get(task_id)
-            if known is None and self._free() <= 0:
+            if known is not None:
+                self._replace(*known)
+            elif self._free() <= 0:
                 # A read and a claim may both have counted the same free slot: what is over goes back at once.
                 surplus.append(delivery)
                 continue
-            if known is not None and not known[0].told:
-                known[0].lost = True
-                known[1].cancel()
-            if known is not None:
-                self._replaced.add(known[1])
-                known[1].add_done_callback(self._replaced.discard)
             running = RunningTask(
                 delivery,
                 worker=self._options.name,
@@ -198,11 +195,18 @@ class Worker:
                 workspaces=self._options.workspaces if self._agent.files else None,
                 breakers=self._breakers,
             )
-            task = asyncio.create_task(self._handle(running), name=task_id)
+            task = self._loop.create_task(handle(running), name=task_id)
             self._held[task_id] = (running, task)
-            task.add_done_callback(lambda done, running=running: self._done(running, done))  # type: ignore[misc]
+            task.add_done_callback(partial(self._done, running))
         if surplus:
             await self._queue.release(surplus)
+
+    def _replace(self, running: RunningTask, handler: asyncio.Task[None]) -> None:
+        if not running.told:
+            running.lost = True
+            handler.cancel()
+        self._replaced.add(handler)
+        handler.add_done_callback(self._replaced.discard)
 
     def _done(self, running: RunningTask, done: asyncio.Task[None]) -> None:
         known = self._held.get(running.task_id)
@@ -213,25 +217,39 @@ class Worker:
             # Nothing was reported: the lease runs out and the task is delivered again.
             log.error("task %s ended without a report", running.task_id, exc_info=error)
 
-    async def _handle(self, running: RunningTask) -> None:
-        """One task from its start to its final report, within its CONSUMER span."""
-        with self._span(running) as span:
-            self._reporter.start(running.delivery, running.report("started"), running.traceparent)
-            report = await self._run(running)
-            if report is None:
-                span.set_status(trace.StatusCode.ERROR, "lost or handed back")
-                return
-            if report.error is not None:
-                span.set_status(trace.StatusCode.ERROR, report.error.reason)
-            running.finishing = True
-            if not await self._reporter.send(running.delivery, report, running.traceparent):
-                log.warning("the report %s of %s came too late", report.kind, running.task_id)
+    async def _handle(self, running: RunningTask, span: trace.Span = trace.INVALID_SPAN) -> None:
+        """One task from its start to its final report."""
+        self._reporter.start(running.delivery, running.report("started"), running.traceparent)
+        report = await self._run(running)
+        if report is None:
+            span.set_status(trace.StatusCode.ERROR, "lost or handed back")
+            return
+        if report.error is not None:
+            span.set_status(trace.StatusCode.ERROR, report.error.reason)
+        running.finishing = True
+        if not await self._reporter.send_nowait(running.delivery, report, running.traceparent):
+            log.warning("the report %s of %s came too late", report.kind, running.task_id)
+
+    async def _handle_traced(self, running: RunningTask) -> None:
+        """As `_handle`, within the task's CONSUMER span."""
+        with _tracer.start_as_current_span(
+            f"process {self._agent.name}",
+            context=_propagator.extract({"traceparent": running.delivery.traceparent}),
+            kind=trace.SpanKind.CONSUMER,
+            attributes=self._attributes(running),
+        ) as span:
+            carrier: dict[str, str] = {}
+            _propagator.inject(carrier)
+            running.traceparent = carrier.get("traceparent", running.delivery.traceparent)
+            await self._handle(running, span)
 
     async def _run(self, running: RunningTask) -> Report | None:
         """The final report; None when the task is not ours any more."""
         try:
-            raw = await self._input(running)
-            async with self._turn(running):
+            raw = at_hand(running.delivery.message) or await self._input(running)
+            if not self._agent.files:
+                return await execute(self._agent, running, raw)
+            async with turn(self._options.workspaces, running.delivery.message):
                 return await execute(self._agent, running, raw)
         except StoreCorrupt as error:
             # Delivered again it would be no better: the run ends, and says why.
@@ -240,11 +258,6 @@ class Worker:
             if running.cancelled:
                 return running.report("cancelled", message="cancelled on request")
             return None
-
-    def _turn(self, running: RunningTask) -> AbstractAsyncContextManager[None]:
-        if not self._agent.files:
-            return nullcontext()
-        return turn(self._options.workspaces, running.delivery.message)
 
     async def _input(self, running: RunningTask) -> dict[str, Any]:
         failures = 0
@@ -337,23 +350,6 @@ class Worker:
             },
         )
 
-    @contextmanager
-    def _span(self, running: RunningTask) -> Iterator[trace.Span]:
-        """The CONSUMER span of a task; where nobody has set tracing up, none is made: it would cost a tenth of a short task."""
-        if isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
-            yield trace.INVALID_SPAN
-            return
-        with _tracer.start_as_current_span(
-            f"process {self._agent.name}",
-            context=_propagator.extract({"traceparent": running.delivery.traceparent}),
-            kind=trace.SpanKind.CONSUMER,
-            attributes=self._attributes(running),
-        ) as span:
-            carrier: dict[str, str] = {}
-            _propagator.inject(carrier)
-            running.traceparent = carrier.get("traceparent", running.delivery.traceparent)
-            yield span
-
     def _attributes(self, running: RunningTask) -> dict[str, str | int]:
         """OpenTelemetry's conventions for messaging."""
         delivery = running.delivery
@@ -370,6 +366,11 @@ class Worker:
             "tailrace.attempt": delivery.message.attempt,
             "tailrace.delivery": delivery.delivery,
         }
+
+
+def _is_traced() -> bool:
+    """Whether anybody has set tracing up: where nobody has no span is made, which would cost a tenth of a short task."""
+    return not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)
 
 
 async def _backoff(what: str, error: TailraceError, failures: int) -> int:

@@ -61,12 +61,13 @@ def _within(carried: Carried, outputs: Mapping[str, bytes]) -> Carried | None:
 
 def input_of(message: TaskMessage, request: Given | WorkflowCreated, outputs: Sequence[bytes]) -> dict[str, Any]:
     """What a task reads, as `TaskInput` takes it: out of its own entry, or out of what its run has stored."""
-    names = (stage for stage, _ in message.inputs)
     return {
         "name": request.name,
         "description": request.description,
         "requirements": request.requirements,
         "input": request.input,
         "params": message.params,
-        "stages": {stage: msgspec.msgpack.decode(output) for stage, output in zip(names, outputs, strict=True)},
+        "stages": {
+            stage: msgspec.msgpack.decode(output) for (stage, _), output in zip(message.inputs, outputs, strict=True)
+        },
     }
