@@ -169,10 +169,12 @@ def _is_plain(value: Any, depth: int) -> bool:
     if kind is str:
         return bool(value.isascii() and "\x00" not in value)
     if kind is dict:
-        return depth > 0 and all(
-            type(key) is str and key.isascii() and "\x00" not in key and _is_plain(item, depth - 1)
-            for key, item in value.items()
-        )
+        if depth <= 0:
+            return False
+        for key, item in value.items():
+            if not (type(key) is str and key.isascii() and "\x00" not in key and _is_plain(item, depth - 1)):
+                return False
+        return True
     if kind is list or kind is tuple:
         return depth > 0 and all(_is_plain(item, depth - 1) for item in value)
     if kind is int:

@@ -10,7 +10,8 @@ Fields = dict[bytes, bytes]
 
 def pairs(flat: Sequence[bytes] | None) -> Fields:
     """A flat list of names and values as a dict."""
-    return dict(zip(flat[::2], flat[1::2], strict=True)) if flat else {}
+    items = iter(flat or ())
+    return dict(zip(items, items, strict=True))
 
 
 def entries(reply: Any) -> list[tuple[str, Fields]]:
