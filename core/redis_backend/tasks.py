@@ -26,7 +26,7 @@ from tailrace.core.redis_backend.inspection import FORGET_SECONDS
 from tailrace.core.redis_backend.keys import RELEASED
 from tailrace.core.redis_backend.replies import Fields, entries, pairs
 from tailrace.core.redis_backend.store import RedisStore
-from tailrace.core.redis_backend.together import Places, carry_out, deal
+from tailrace.core.redis_backend.together import MOST, Places, carry_out
 from tailrace.core.store.checks import not_about
 from tailrace.core.store.inputs import input_of
 from tailrace.core.store.port import Delivery, Renewal, TaskMessage, WorkerBeat
@@ -186,6 +186,7 @@ class RedisTasks:
         """One script call for many of a partition, all in one round trip. What is not final may be dropped by a full store."""
         answers: list[bool | TailraceError] = [False] * len(reports)
         arguments: dict[int, tuple[Delivery, list[Argument]]] = {}
+        of_partition: dict[int, Places] = {}
         for place, (delivery, report, traceparent) in enumerate(reports):
             if (strange := not_about(delivery, report)) is not None:
                 answers[place] = strange
@@ -194,15 +195,15 @@ class RedisTasks:
                 arguments[place] = (delivery, _report_arguments(delivery, report, traceparent))
             except (TypeError, ValueError, OverflowError) as error:
                 answers[place] = InvalidInput(f"the report can't be encoded: {error}")
-        sent = list(arguments)
+                continue
+            of_partition.setdefault(delivery.partition, []).append(place)
         # Several about one task may share a call: it answers them in their order.
-        dealt = deal((arguments[place][0].partition, place) for place in sent)
+        dealt = [found[begin : begin + MOST] for found in of_partition.values() for begin in range(0, len(found), MOST)]
 
         def call(places: Places) -> Call:
-            return self._report_call([arguments[sent[place]] for place in places])
+            return self._report_call([arguments[place] for place in places])
 
-        for index, reply in (await carry_out(self._client, dealt, call)).items():
-            place = sent[index]
+        for place, reply in (await carry_out(self._client, dealt, call)).items():
             if isinstance(reply, RedisError):
                 problem = translate(reply)
                 is_final = reports[place][1].kind in _FINAL
