@@ -40,7 +40,10 @@ async def execute(agent: Agent, task: RunningTask, raw: Mapping[str, Any]) -> Re
                 "stages": {name: stages[name] for name in stages if name != stage},
             }
         output = await action(task, given)
-        return task.report("completed", output=await _storable(task, output))
+        data = _encoded(output)
+        if len(data) > INLINE_LIMIT_BYTES:
+            output = await _stored(task, data)
+        return task.report("completed", output=output)
     except TaskError as error:
         return task.report("failed", error=_failure(error))
     except InvalidInput as error:
@@ -85,17 +88,19 @@ def _failure(error: TaskError) -> Failure:
     )
 
 
-async def _storable(task: RunningTask, output: Any) -> Any:
-    """The output itself, or a reference to it when it is over the inline limit; raises `InvalidInput`."""
+def _encoded(output: Any) -> bytes:
+    """msgpack of an output; raises `InvalidInput` when it can't enter the log."""
     check_value(output)
     if _is_reference(output):
         raise InvalidInput(f"an output may not consist of {REFERENCE!r} alone: it stands for a stored value")
     try:
-        data = encode(output)
+        return encode(output)
     except (TypeError, OverflowError, UnicodeEncodeError) as error:
         raise InvalidInput(f"the output can't be stored: {error}") from error
-    if len(data) <= INLINE_LIMIT_BYTES:
-        return output
+
+
+async def _stored(task: RunningTask, data: bytes) -> dict[str, Any]:
+    """A reference to an output that is over the inline limit."""
     reference = await task.put_artifact(
         data, name=f"{task.delivery.message.stage}.msgpack", media_type="application/msgpack"
     )
