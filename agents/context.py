@@ -7,7 +7,7 @@ import logging
 import time
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from tailrace.agents.breaker import Breaker
 from tailrace.agents.reporter import Reporter
@@ -32,26 +32,24 @@ def clean(text: object, limit: int) -> str:
     return str(text).replace("\x00", "\N{REPLACEMENT CHARACTER}").encode(errors="replace").decode()[:limit]
 
 
+class Means(NamedTuple):
+    """What all tasks of a worker are run with. Without `workspaces` none of them has a folder."""
+
+    worker: str
+    build: str
+    reporter: Reporter
+    artifacts: ArtifactStore
+    workspaces: Path | None
+    breakers: dict[str, Breaker]
+
+
 class RunningTask:
     """One task in the hands of this worker."""
 
-    def __init__(
-        self,
-        delivery: Delivery,
-        *,
-        worker: str,
-        build: str,
-        reporter: Reporter,
-        artifacts: ArtifactStore,
-        workspaces: Path | None,
-        breakers: dict[str, Breaker],
-    ) -> None:
+    def __init__(self, delivery: Delivery, means: Means) -> None:
         message = delivery.message
         self.delivery = delivery
         self.task_id = message.task_id
-        self.idempotency_key = message.task_id
-        self.workflow_id = message.workflow_id
-        self.attempt = message.attempt
         self.compensating = message.compensation
         self.deadline_us: int | None = None
         if message.timeout_seconds is not None:
@@ -60,14 +58,24 @@ class RunningTask:
         self.lost = False
         self.finishing = False
         self.traceparent = delivery.traceparent
-        self._worker = worker
-        self._build = build
-        self._reporter = reporter
-        self._artifacts = artifacts
-        self._workspaces = workspaces
+        self._means = means
         self._workspace: Workspace | None = None
-        self._breakers = breakers
         self._progressed_at = float("-inf")
+
+    @property
+    def idempotency_key(self) -> str:
+        """The task id."""
+        return self.task_id
+
+    @property
+    def workflow_id(self) -> str:
+        """The run of the task."""
+        return self.delivery.message.workflow_id
+
+    @property
+    def attempt(self) -> int:
+        """Which attempt of its stage the task is."""
+        return self.delivery.message.attempt
 
     @property
     def told(self) -> bool:
@@ -82,10 +90,10 @@ class RunningTask:
     @property
     def workspace(self) -> Workspace:
         """Made when first asked for."""
-        if self._workspaces is None:
+        if self._means.workspaces is None:
             raise TaskError("no-workspace", "this agent was made with files=False: its tasks have no folder")
         if self._workspace is None:
-            self._workspace = Workspace(self._workspaces, self.workflow_id)
+            self._workspace = Workspace(self._means.workspaces, self.workflow_id)
         return self._workspace
 
     async def progress(self, fraction: float, message: str = "") -> None:
@@ -95,7 +103,7 @@ class RunningTask:
         now = asyncio.get_running_loop().time()
         if now - self._progressed_at >= PROGRESS_SECONDS:
             self._progressed_at = now
-            self._reporter.send_nowait(
+            self._means.reporter.send_nowait(
                 self.delivery,
                 self.report("progressed", fraction=float(fraction), message=clean(message, PROGRESS_MESSAGE_LIMIT)),
                 self.traceparent,
@@ -105,17 +113,18 @@ class RunningTask:
         self, data: bytes, *, name: str, media_type: str = "application/octet-stream"
     ) -> ArtifactRef:
         """Store bytes, off the event loop."""
-        return await asyncio.to_thread(self._artifacts.put, data, name=name, media_type=media_type)
+        return await asyncio.to_thread(self._means.artifacts.put, data, name=name, media_type=media_type)
 
     async def get_artifact(self, ref: ArtifactRef) -> bytes:
         """Read bytes, off the event loop."""
-        return await asyncio.to_thread(self._artifacts.get, ref.sha256)
+        return await asyncio.to_thread(self._means.artifacts.get, ref.sha256)
 
     def circuit(self, dependency: str) -> Breaker:
         """One breaker per dependency and process."""
-        if dependency not in self._breakers:
-            self._breakers[dependency] = Breaker(dependency)
-        return self._breakers[dependency]
+        breakers = self._means.breakers
+        if dependency not in breakers:
+            breakers[dependency] = Breaker(dependency)
+        return breakers[dependency]
 
     def report(
         self,
@@ -130,8 +139,8 @@ class RunningTask:
         return Report(
             kind=kind,
             task_id=self.task_id,
-            worker=self._worker,
-            build=self._build,
+            worker=self._means.worker,
+            build=self._means.build,
             delivery=self.delivery.delivery,
             output=output,
             error=error,

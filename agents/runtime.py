@@ -20,7 +20,7 @@ from opentelemetry import trace
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from tailrace.agents.breaker import Breaker
-from tailrace.agents.context import RunningTask
+from tailrace.agents.context import Means, RunningTask
 from tailrace.agents.execution import execute
 from tailrace.agents.inputs import Inputs, at_hand
 from tailrace.agents.leases import RENEW_SECONDS, LeaseRounds, Leases, LeaseThread
@@ -70,14 +70,21 @@ class Worker:
     ) -> None:
         self._agent = agent
         self._queue = queue
-        self._artifacts = artifacts
         self._options = options
         self._reporter = Reporter(queue)
+        self._breakers: dict[str, Breaker] = {}
         self._inputs = Inputs(queue)
+        self._means = Means(
+            worker=options.name,
+            build=options.build,
+            reporter=self._reporter,
+            artifacts=artifacts,
+            workspaces=options.workspaces if agent.files else None,
+            breakers=self._breakers,
+        )
         self._held: dict[str, tuple[RunningTask, asyncio.Task[None]]] = {}
         self._replaced: set[asyncio.Task[None]] = set()
         self._unfinished: list[Delivery] = []
-        self._breakers: dict[str, Breaker] = {}
         self._slot_free = asyncio.Event()
         self._unsure = False
         self._draining = False
@@ -186,15 +193,7 @@ class Worker:
                 # A read and a claim may both have counted the same free slot: what is over goes back at once.
                 surplus.append(delivery)
                 continue
-            running = RunningTask(
-                delivery,
-                worker=self._options.name,
-                build=self._options.build,
-                reporter=self._reporter,
-                artifacts=self._artifacts,
-                workspaces=self._options.workspaces if self._agent.files else None,
-                breakers=self._breakers,
-            )
+            running = RunningTask(delivery, self._means)
             task = self._loop.create_task(handle(running), name=task_id)
             self._held[task_id] = (running, task)
             task.add_done_callback(partial(self._done, running))
