@@ -359,11 +359,12 @@ def _renewals(held: Sequence[Delivery], reply: Any) -> list[Renewal]:
 def _taken(streams: Sequence[tuple[int, str]], reply: Any) -> list[Delivery]:
     """What XREADGROUP of these streams gave."""
     partitions = {stream: partition for partition, stream in streams}
-    return [
-        _delivery(partitions[key.decode()], key.decode(), entry_id, fields, 1)
-        for key, found in reply or ()
-        for entry_id, fields in entries(found)
-    ]
+    taken: list[Delivery] = []
+    for key, found in reply or ():
+        stream = key.decode()
+        partition = partitions[stream]
+        taken += [_delivery(partition, stream, entry_id, fields, 1) for entry_id, fields in entries(found)]
+    return taken
 
 
 def _delivery(partition: int, stream: str, entry_id: str, fields: Fields, delivery: int) -> Delivery:
