@@ -88,6 +88,7 @@ class Worker:
         self._slot_free = asyncio.Event()
         self._unsure = False
         self._draining = False
+        self._traced = _is_traced()
         self._loop = asyncio.get_running_loop()
         self._lease_failure: asyncio.Future[Exception] = self._loop.create_future()
         rounds = LeaseRounds(
@@ -170,6 +171,8 @@ class Worker:
         failures = 0
         while True:
             await asyncio.sleep(self._options.claim_poll_seconds)
+            # (An agent may set tracing up as late as it likes; asked for each batch, it would cost two percent of short tasks.)
+            self._traced = _is_traced()
             try:
                 await self._accept(await self._queue.claim(self._free()))
                 failures = 0
@@ -183,7 +186,7 @@ class Worker:
     async def _accept(self, deliveries: Sequence[Delivery]) -> None:
         """Start a handler for each. A newer delivery of a task that runs here replaces the older one's claim to it."""
         surplus: list[Delivery] = []
-        handle = self._handle_traced if _is_traced() else self._handle
+        handle = self._handle_traced if self._traced else self._handle
         for delivery in deliveries:
             task_id = delivery.message.task_id
             known = self._held.get(task_id)
