@@ -49,6 +49,11 @@ class TaskId(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
+def task_id_of(workflow_id: str, stage: str, attempt: int) -> str:
+    """The task id of an attempt at a stage, as `TaskId` spells it."""
+    return f"{workflow_id}:{stage}:{attempt}"
+
+
 def new_workflow_id(now_us: int) -> str:
     """A UUIDv7 (RFC 9562) for the instant `now_us`, in microseconds since the epoch."""
     value = (now_us // 1000) << 80 | int.from_bytes(os.urandom(10), "big")

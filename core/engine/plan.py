@@ -11,7 +11,7 @@ from typing import Final
 
 from tailrace.core.codec import encode
 from tailrace.core.events import TaskDispatched, TaskRedispatched, WorkflowCreated
-from tailrace.core.ids import TaskId, child_traceparent, span_id, trace_id_of
+from tailrace.core.ids import child_traceparent, span_id, task_id_of, trace_id_of
 from tailrace.core.store.inputs import Carried, carry, carry_on
 from tailrace.core.store.port import Append, Closing, Dispatch, NewRecord, Ownership, TaskMessage, TimerRef
 from tailrace.core.workflow.definition import Pipeline
@@ -46,7 +46,6 @@ def plan(
     final report; `reports` are the report entries that this append removes. `carried` is what tasks could be given before.
     """
     old, new = timers(before), timers(after)
-    open_before, open_after = _open_tasks(before), _open_tasks(after)
     records: list[NewRecord] = []
     outputs: dict[str, bytes] = {}
     dispatched: list[TaskDispatched | TaskRedispatched] = []
@@ -55,7 +54,7 @@ def plan(
         event = item.event
         records.append(NewRecord(event=event, at=item.at, command=item.command, traceparent=parent))
         if isinstance(event, _DISPATCHED):
-            if open_after.get(event.stage) == event.attempt:
+            if _is_open(after, event.stage, event.attempt):
                 dispatched.append(event)
         elif gives_output(event):
             outputs[output_key(event.stage, event.attempt)] = encode(event.output)
@@ -63,7 +62,7 @@ def plan(
             created = encode(event)
             carried = carry(event, {})
     carried = carry_on(carried, outputs)
-    closed = sorted(place for place in open_before.items() if open_after.get(place[0]) != place[1])
+    closed = [] if before is None else _closed(before, after)
     return Append(
         workflow_id=after.workflow_id,
         expected_version=0 if before is None else before.version,
@@ -88,11 +87,15 @@ def is_urgent(state: WorkflowState) -> bool:
     return state.priority in URGENT
 
 
-def _open_tasks(state: WorkflowState | None) -> dict[str, int]:
-    """Stages with an open task, and its attempt."""
-    if state is None:
-        return {}
-    return {name: stage.task.attempt for name, stage in state.stages.items() if stage.task is not None}
+def _is_open(state: WorkflowState, stage: str, attempt: int) -> bool:
+    task = state.stages[stage].task
+    return task is not None and task.attempt == attempt
+
+
+def _closed(before: WorkflowState, after: WorkflowState) -> list[tuple[str, int]]:
+    """The tasks that were open and are not any more, by stage and attempt, in the order of their stages' names."""
+    were_open = [(name, stage.task.attempt) for name, stage in before.stages.items() if stage.task is not None]
+    return sorted([place for place in were_open if not _is_open(after, *place)])
 
 
 def _closing(
@@ -104,7 +107,7 @@ def _closing(
 ) -> Closing:
     assert before is not None
     stage, attempt = place
-    task_id = str(TaskId(workflow_id=after.workflow_id, stage=stage, attempt=attempt))
+    task_id = task_id_of(after.workflow_id, stage, attempt)
     told = () if after.compensation is None else after.compensation.told
     return Closing(
         task_id=task_id,

@@ -31,9 +31,11 @@ class Carried(msgspec.Struct, frozen=True, kw_only=True):
         """The request, with the outputs that a task reads; None when one of them is not known."""
         if not inputs:
             return self.request
-        found = [self.outputs.get(output_key(stage, attempt)) for stage, attempt in inputs]
-        outputs = [output for output in found if output is not None]
-        return msgspec.structs.replace(self.request, outputs=outputs) if len(outputs) == len(found) else None
+        try:
+            outputs = [self.outputs[output_key(stage, attempt)] for stage, attempt in inputs]
+        except KeyError:
+            return None
+        return msgspec.structs.replace(self.request, outputs=outputs)
 
 
 def carry(created: WorkflowCreated, outputs: Mapping[str, bytes]) -> Carried | None:

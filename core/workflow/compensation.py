@@ -19,7 +19,7 @@ from tailrace.core.events import (
     WorkflowFailed,
     WorkflowStalled,
 )
-from tailrace.core.ids import TaskId
+from tailrace.core.ids import TaskId, task_id_of
 from tailrace.core.workflow.definition import Pipeline
 from tailrace.core.workflow.dispatching import dispatch, dispatch_again, fold
 from tailrace.core.workflow.evolve import evolve
@@ -166,4 +166,4 @@ def _ended(state: WorkflowState, ending: Ending, not_compensated: tuple[str, ...
 
 
 def _task_id(state: WorkflowState, stage: str, attempt: int) -> str:
-    return str(TaskId(workflow_id=state.workflow_id, stage=stage, attempt=attempt))
+    return task_id_of(state.workflow_id, stage, attempt)

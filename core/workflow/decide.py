@@ -51,7 +51,7 @@ from tailrace.core.events import (
     WorkflowRetried,
     WorkflowStalled,
 )
-from tailrace.core.ids import TaskId
+from tailrace.core.ids import TaskId, task_id_of
 from tailrace.core.workflow.compensation import end, end_grace, grace_until, late, undo
 from tailrace.core.workflow.definition import Pipeline
 from tailrace.core.workflow.dispatching import Course, dispatch, dispatch_again, fold, work_of
@@ -242,7 +242,7 @@ def _apply_report(pipeline: Pipeline, course: Course, report: Report, now: int) 
 def _open_task(state: WorkflowState, task_id: str) -> tuple[str, StageState, OpenTask] | str:
     """The stage and open task that `task_id` names, or the reason why there is none."""
     for name, stage in state.stages.items():
-        if stage.task is not None and task_id == f"{state.workflow_id}:{name}:{stage.task.attempt}":
+        if stage.task is not None and task_id == task_id_of(state.workflow_id, name, stage.task.attempt):
             return name, stage, stage.task
     try:
         parsed = TaskId.parse(task_id)
@@ -304,7 +304,7 @@ def _fail(
     assert stage.task is not None
     attempt = stage.task.attempt
     undoing = name == state.undoing
-    task_id = str(TaskId(workflow_id=state.workflow_id, stage=name, attempt=attempt))
+    task_id = task_id_of(state.workflow_id, name, attempt)
     policy = work_of(pipeline, state, name).retry
     tries = state.compensation.tries if undoing and state.compensation is not None else stage.tries
     retry_at = None

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from tailrace.core.clock import to_us
 from tailrace.core.events import Event, TaskDispatched, TaskRedispatched
-from tailrace.core.ids import TaskId
+from tailrace.core.ids import task_id_of
 from tailrace.core.workflow.definition import Pipeline, StageDefinition
 from tailrace.core.workflow.evolve import evolve
 from tailrace.core.workflow.state import OpenTask, WorkflowState
@@ -26,7 +26,7 @@ def dispatch(
     work = pipeline.compensations[name] if compensation else pipeline.stages[name]
     attempt = state.stages[name].attempt + 1
     return TaskDispatched(
-        task_id=str(TaskId(workflow_id=state.workflow_id, stage=name, attempt=attempt)),
+        task_id=task_id_of(state.workflow_id, name, attempt),
         stage=name,
         attempt=attempt,
         agent=work.agent,
@@ -42,7 +42,7 @@ def dispatch_again(
     """An open task whose entry is gone, under the same id."""
     work = work_of(pipeline, state, name)
     return TaskRedispatched(
-        task_id=str(TaskId(workflow_id=state.workflow_id, stage=name, attempt=task.attempt)),
+        task_id=task_id_of(state.workflow_id, name, task.attempt),
         stage=name,
         attempt=task.attempt,
         agent=work.agent,
