@@ -8,7 +8,9 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict
 from collections.abc import Iterable
-from typing import Final, NamedTuple
+from typing import Final
+
+import msgspec
 
 from tailrace.core.errors import StoreCorrupt, Undecodable
 from tailrace.core.store.inputs import Carried, carry
@@ -22,7 +24,7 @@ log = logging.getLogger(__name__)
 REMEMBERED: Final = 20_000
 
 
-class KnownRun(NamedTuple):
+class KnownRun(msgspec.Struct, frozen=True):
     """A run at its version, and what its tasks can be given; None when that is too much."""
 
     state: WorkflowState
@@ -41,9 +43,14 @@ class KnownRuns:
 
         Ended runs are read each time: they get late reports, but not so many that a place in memory were worth it.
         """
-        ids = list(dict.fromkeys(workflow_ids))
-        found: dict[str, KnownRun | str] = {name: self._runs[name] for name in ids if name in self._runs}
-        wanted = [workflow_id for workflow_id in ids if workflow_id not in found]
+        found: dict[str, KnownRun | str] = {}
+        wanted: list[str] = []
+        for workflow_id in dict.fromkeys(workflow_ids):
+            known = self._runs.get(workflow_id)
+            if known is None:
+                wanted.append(workflow_id)
+            else:
+                found[workflow_id] = known
         if not wanted:
             return found
         try:
@@ -56,7 +63,8 @@ class KnownRuns:
                     found[workflow_id] = one
         else:
             found.update((snapshot.state.workflow_id, _known(snapshot)) for snapshot in read if snapshot is not None)
-        for run in found.values():
+        for workflow_id in wanted:
+            run = found.get(workflow_id)
             if isinstance(run, KnownRun):
                 self.remember(run)
         return found

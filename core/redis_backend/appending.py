@@ -10,7 +10,6 @@ from redis.exceptions import RedisError
 from tailrace.core.codec import encode, encode_event
 from tailrace.core.errors import LogDiverged, StoreFull, StoreUnavailable
 from tailrace.core.events import TaskRedispatched
-from tailrace.core.partitioning import partition_of
 from tailrace.core.redis_backend import scripts
 from tailrace.core.redis_backend.connection import Call, translate
 from tailrace.core.redis_backend.exchange import Argument
@@ -20,14 +19,11 @@ from tailrace.core.store.port import Append, Appended
 from tailrace.core.workflow.state import encode_state
 
 
-def together(appends: Sequence[Append], partitions: int) -> list[Places]:
+def together(appends: Sequence[Append], partitions: Sequence[int]) -> list[Places]:
     """Which of these can share a call: of one partition and one owner; creations by themselves."""
     return deal(
-        (
-            (partition_of(append.workflow_id, partitions), append.ownership, append.expected_version == 0),
-            append.workflow_id,
-        )
-        for append in appends
+        ((partition, append.ownership, append.expected_version == 0), append.workflow_id)
+        for partition, append in zip(partitions, appends, strict=True)
     )
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 import msgspec
+from msgspec.structs import replace
 
 from tailrace.core.clock import to_us
 from tailrace.core.codec import decode, decode_report
@@ -267,12 +268,10 @@ class RedisStore:
         for append in appends:
             check_append(append)
         answers = await self._appends.ask(appends)
-        return [
-            appending.appended(answer, partition_of(append.workflow_id, self._partitions))
-            for append, answer in zip(appends, answers, strict=True)
-        ]
+        return [appending.appended(answer, partition) for partition, answer in answers]
 
-    async def _carry_out(self, appends: Sequence[Append]) -> list[Any]:
+    async def _carry_out(self, appends: Sequence[Append]) -> list[tuple[int, Any]]:
+        """The partition of each, and what the script said of it."""
         partitions = [partition_of(append.workflow_id, self._partitions) for append in appends]
 
         def call(places: Places) -> Call:
@@ -280,8 +279,8 @@ class RedisStore:
             chosen = [appends[place] for place in places]
             return appending.call(chosen, self._parts[partition], self._epochs[partition])
 
-        answers = await carry_out(self.client, appending.together(appends, self._partitions), call)
-        return [answers[place] for place in range(len(appends))]
+        answers = await carry_out(self.client, appending.together(appends, partitions), call)
+        return [(partition, answers[place]) for place, partition in enumerate(partitions)]
 
     # Ownership, reports, timers
 
@@ -307,29 +306,15 @@ class RedisStore:
             ("XREAD", "COUNT", count, "BLOCK", block, "STREAMS", key, "0-0"), ("TIME",)
         )
         now = microseconds(told)
-        return [await self._report(partition, entry_id, fields, now) for entry_id, fields in stream_entries(reply)]
-
-    async def _report(self, partition: int, entry_id: str, fields: Fields, now: int) -> ReportEntry:
-        workflow_id = fields.get(b"workflow", b"").decode(errors="replace")
-        traceparent = fields.get(b"traceparent", b"").decode(errors="replace")
-        try:
-            report = _decode_report(fields)
-        except Undecodable as error:
-            return ReportEntry(
-                entry_id=entry_id,
-                workflow_id=workflow_id,
-                report=None,
-                traceparent=traceparent,
-                read_at=now,
-                problem=str(error),
-            )
-        if report.kind == "lost" and not report.task_id:
-            # The entry is gone, and with it the task's id: whose it was is written in the open runs.
-            workflow_id, task_id = await inspection.owner_of_entry(self, partition, report.message)
-            report = msgspec.structs.replace(report, task_id=task_id)
-        return ReportEntry(
-            entry_id=entry_id, workflow_id=workflow_id, report=report, traceparent=traceparent, read_at=now
-        )
+        entries = [_report_entry(entry_id, fields, now) for entry_id, fields in stream_entries(reply)]
+        for place, entry in enumerate(entries):
+            report = entry.report
+            if report is not None and report.kind == "lost" and not report.task_id:
+                # The entry is gone, and with it the task's id: whose it was is written in the open runs.
+                workflow_id, task_id = await inspection.owner_of_entry(self, partition, report.message)
+                report = replace(report, task_id=task_id)
+                entries[place] = replace(entry, workflow_id=workflow_id, report=report)
+        return entries
 
     async def park_report(self, partition: int, entry_id: str, reason: str) -> bool:
         """Out of the reports and into the parked ones, in one script."""
@@ -467,6 +452,22 @@ class RedisStore:
 
     def _part(self, workflow_id: str) -> Any:
         return self._parts[partition_of(workflow_id, self._partitions)]
+
+
+def _report_entry(entry_id: str, fields: Fields, now: int) -> ReportEntry:
+    report, problem = None, ""
+    try:
+        report = _decode_report(fields)
+    except Undecodable as error:
+        problem = str(error)
+    return ReportEntry(
+        entry_id=entry_id,
+        workflow_id=fields.get(b"workflow", b"").decode(errors="replace"),
+        report=report,
+        traceparent=fields.get(b"traceparent", b"").decode(errors="replace"),
+        read_at=now,
+        problem=problem,
+    )
 
 
 def _decode_report(fields: Fields) -> Report:

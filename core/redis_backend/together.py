@@ -30,12 +30,12 @@ def deal(kinds: Iterable[tuple[Hashable, Hashable]]) -> list[Places]:
     dealt: list[Places] = []
     filling: dict[Hashable, tuple[Places, set[Hashable]]] = {}
     for place, (kind, subject) in enumerate(kinds):
-        places, subjects = filling.get(kind, ([], set()))
-        if not places or len(places) == MOST or subject in subjects:
-            places, subjects = filling[kind] = ([], set())
-            dealt.append(places)
-        places.append(place)
-        subjects.add(subject)
+        filled = filling.get(kind)
+        if filled is None or len(filled[0]) == MOST or subject in filled[1]:
+            filled = filling[kind] = ([], set())
+            dealt.append(filled[0])
+        filled[0].append(place)
+        filled[1].add(subject)
     return dealt
 
 
