@@ -91,7 +91,7 @@ def child_traceparent(header: str, span: str) -> str:
 
 def trace_id_of(header: str) -> str | None:
     """The trace id in a `traceparent`; None when it is not a valid one."""
-    match = _TRACEPARENT.fullmatch(header)
+    match = _TRACEPARENT.fullmatch(header) if header else None
     return match["trace"] if match and match["trace"] != "0" * 32 and match["span"] != "0" * 16 else None
 
 

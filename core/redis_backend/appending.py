@@ -91,7 +91,7 @@ def _add_arguments(args: list[Argument], append: Append, streams: dict[tuple[str
     again: set[str] = set()
     for record in append.records:
         event = record.event
-        if isinstance(event, TaskRedispatched):
+        if type(event) is TaskRedispatched:
             again.add(event.task_id)
         args += (
             type(event).__name__,

@@ -4,8 +4,6 @@ written.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from tailrace.core.commands import Report
 from tailrace.core.errors import InvalidInput
 from tailrace.core.store.port import Append, Delivery
@@ -13,7 +11,12 @@ from tailrace.core.store.port import Append, Delivery
 
 def check_append(append: Append) -> None:
     """Raise `InvalidInput` naming all that is wrong with an append's arguments."""
-    problems = [*_identity(append), *(_written(append) if append.records or append.rehydrate else _bare(append))]
+    problems: list[str] = []
+    _check_identity(append, problems)
+    if append.records or append.rehydrate:
+        _check_written(append, problems)
+    else:
+        _check_bare(append, problems)
     if problems:
         raise InvalidInput(f"append to {append.workflow_id!r}: {'; '.join(problems)}")
 
@@ -29,36 +32,40 @@ def not_about(delivery: Delivery, report: Report) -> InvalidInput | None:
     return InvalidInput(f"a report on task {report.task_id} was given for the delivery of task {own}")
 
 
-def _identity(append: Append) -> Iterator[str]:
+def _check_identity(append: Append, problems: list[str]) -> None:
     if not append.workflow_id:
-        yield "it names no workflow"
+        problems.append("it names no workflow")
     if append.expected_version < 0:
-        yield f"version {append.expected_version} can't be"
+        problems.append(f"version {append.expected_version} can't be")
     if append.rehydrate and append.expected_version == 0:
-        yield "only a run that has a version can be rehydrated"
+        problems.append("only a run that has a version can be rehydrated")
 
 
-def _bare(append: Append) -> Iterator[str]:
+def _check_bare(append: Append, problems: list[str]) -> None:
     """Without events it compares the version and removes what caused it; it can't write anything else."""
     if append.expected_version == 0:
-        yield "a run is created by at least one event"
+        problems.append("a run is created by at least one event")
     if append.outputs or append.dispatches or append.closings or append.timers_set:
-        yield "without events nothing else may be written"
+        problems.append("without events nothing else may be written")
 
 
-def _written(append: Append) -> Iterator[str]:
+def _check_written(append: Append, problems: list[str]) -> None:
     state = append.state
     if state is None:
-        yield "there is no state to store"
+        problems.append("there is no state to store")
         return
     if state.workflow_id != append.workflow_id:
-        yield f"the state is that of {state.workflow_id!r}"
+        problems.append(f"the state is that of {state.workflow_id!r}")
     if state.version != append.expected_version + len(append.records):
-        yield f"{len(append.records)} events on version {append.expected_version} don't give version {state.version}"
+        problems.append(
+            f"{len(append.records)} events on version {append.expected_version} don't give version {state.version}"
+        )
     if append.created is None and (append.expected_version == 0 or append.rehydrate):
-        yield "the first event is missing"
+        problems.append("the first event is missing")
     if not state.terminal and append.expect_at is None:
-        yield "an open run needs an expectation"
-    for dispatch in append.dispatches:
-        if dispatch.message.workflow_id != append.workflow_id:
-            yield f"task {dispatch.message.task_id!r} belongs to another run"
+        problems.append("an open run needs an expectation")
+    problems += [
+        f"task {dispatch.message.task_id!r} belongs to another run"
+        for dispatch in append.dispatches
+        if dispatch.message.workflow_id != append.workflow_id
+    ]

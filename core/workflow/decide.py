@@ -92,7 +92,7 @@ def settle(
     pipeline: Pipeline, state: WorkflowState | None, command: Command, now: int, traceparent: str = ""
 ) -> Course:
     """As `decide`, with the state after the events. `traceparent` is that of a run that begins."""
-    if isinstance(command, CreateWorkflow):
+    if type(command) is CreateWorkflow:
         if state is not None:
             raise CommandRefused("create", state.status, allowed_commands(state), "the workflow exists already")
         return _create(pipeline, command, now, traceparent)

@@ -68,7 +68,7 @@ class DecidedEvent(msgspec.Struct, frozen=True, kw_only=True):
 
 def gives_output(event: Event) -> TypeGuard[StageCompleted | TaskStopped]:
     """Whether an event has an output to be stored: that of a stage, or of work that has only to be undone."""
-    return isinstance(event, StageCompleted) or (isinstance(event, TaskStopped) and event.completed)
+    return type(event) is StageCompleted or (type(event) is TaskStopped and event.completed)
 
 
 def output_key(stage: str, attempt: int) -> str:
