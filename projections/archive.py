@@ -5,33 +5,26 @@ It never needs an event to be decodable: `data` is derived from it where that is
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final
 
 import asyncpg
 
+from tailrace.core.clock import from_datetime
 from tailrace.core.codec import open_event
 from tailrace.core.store.port import RawEntry
 from tailrace.core.workflow.history import Record
 from tailrace.projections.batch import Batch
+from tailrace.projections.binary import bytes_field, copy, instant_field, jsonb_field, text_field, word
 from tailrace.projections.fold import to_record
 from tailrace.projections.session import Session
 from tailrace.projections.sql import statements
-from tailrace.projections.values import entry_time, jsonb, text, time
+from tailrace.projections.values import entry_time, jsonb, time
 
 _SQL = statements("archive")
-_COLUMNS: Final = (
-    "partition",
-    "seq",
-    "entry_id",
-    "workflow_id",
-    "version",
-    "type",
-    "at",
-    "data",
-    "raw",
-    "traceparent",
-)
+_COLUMNS: Final = ("partition", "seq", "version", "entry_id", "workflow_id", "type", "traceparent", "at", "data", "raw")
+_numbers = struct.Struct(">h ii iq iq").pack
 
 
 class Archive:
@@ -42,9 +35,7 @@ class Archive:
 
     async def apply(self, session: Session, batch: Batch) -> None:
         """Copy the batch's entries in, parked ones too."""
-        await session.copy_records_to_table(
-            "events", schema_name="tailrace", columns=_COLUMNS, records=_rows(batch), timeout=None
-        )
+        await copy(session, "events", _COLUMNS, _rows(batch), schema="tailrace")
 
     async def clear(self, session: Session, partition: int, workflow_id: str | None = None) -> None:
         """Refuse: the archive is the one thing that can't be built again once the log was trimmed."""
@@ -104,14 +95,18 @@ def row_to_record(row: asyncpg.Record) -> Record:
     )
 
 
-def _rows(batch: Batch) -> Iterable[Sequence[Any]]:
+def _rows(batch: Batch) -> Iterator[bytes]:
     for entry, record in zip(batch.entries, batch.records, strict=True):
-        entry_id, workflow_id, kind, parent = entry.entry_id, entry.workflow_id, entry.type, entry.traceparent
-        every = f"{entry_id}{workflow_id}{kind}{parent}"
-        if "\x00" in every or not every.isascii():
-            entry_id, workflow_id, kind, parent = text(entry_id), text(workflow_id), text(kind), text(parent)
+        yield _numbers(len(_COLUMNS), 4, entry.partition, 8, entry.seq, 8, entry.version)
+        yield text_field(entry.entry_id)
+        yield word(entry.workflow_id)
+        yield word(entry.type)
+        yield text_field(entry.traceparent)
         if record is None:
-            at, data = entry_time(entry_id), None
+            at = entry_time(entry.entry_id)
+            yield instant_field(None if at is None else from_datetime(at))
+            yield jsonb_field(None)
         else:
-            at, data = time(record.at), jsonb(record.event)
-        yield entry.partition, entry.seq, entry_id, workflow_id, entry.version, kind, at, data, entry.data, parent
+            yield instant_field(record.at)
+            yield jsonb_field(record.event)
+        yield bytes_field(entry.data)

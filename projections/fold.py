@@ -91,18 +91,35 @@ class RunView(msgspec.Struct, frozen=True, kw_only=True):
 class Run:
     """A run that a batch touches: `before` and `state` (after), and what changed in between."""
 
-    __slots__ = ("before", "created", "open_tasks", "outputs", "stall", "stalls", "state", "tasks", "workflow_id")
+    __slots__ = (
+        "_open_before",
+        "before",
+        "created",
+        "open_tasks",
+        "outputs",
+        "stall",
+        "stalls",
+        "state",
+        "tasks",
+        "workflow_id",
+    )
 
     def __init__(self, workflow_id: str, view: RunView | None) -> None:
         self.workflow_id = workflow_id
         self.before = None if view is None else view.state
         self.state = self.before
         self.created: WorkflowCreated | None = None
-        self.open_tasks: dict[str, TaskRow] = {} if view is None else dict(view.open_tasks)
+        self._open_before: OpenTasks = {} if view is None else view.open_tasks
+        self.open_tasks: OpenTasks = dict(self._open_before)
         self.stall = None if view is None else view.stall
         self.tasks: dict[str, TaskRow] = {}
         self.stalls: dict[int, StallRow] = {}
         self.outputs: dict[tuple[str, int], Any] = {}
+
+    def is_new(self, task: TaskRow) -> bool:
+        """Whether a task was dispatched since `before`, so that it has no row yet."""
+        before = self._open_before.get(task.stage)
+        return before is None or before.task_id != task.task_id
 
     def view(self) -> RunView | None:
         """What is kept of the run; None when nothing of it could be folded."""

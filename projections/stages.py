@@ -2,19 +2,49 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator
 from typing import Any, ClassVar, Final
 
 from tailrace.core.events import Failure
 from tailrace.core.workflow.state import StageState, StageStatus, WorkflowState
 from tailrace.projections.batch import Batch
+from tailrace.projections.binary import (
+    copy,
+    finite,
+    fit_jsonb_field,
+    instant_field,
+    integer_field,
+    jsonb_field,
+    optional_word,
+    word,
+)
 from tailrace.projections.fold import Run
 from tailrace.projections.session import Session
 from tailrace.projections.sql import statements
 from tailrace.projections.values import Row, document
 
 _SQL = statements("stages")
-_WRITE = f"{_SQL['insert']}\n{_SQL['or_update']}"
+_COLUMNS: Final = (
+    "partition",
+    "ordinal",
+    "weight",
+    "attempt",
+    "tries",
+    "progress",
+    "workflow_id",
+    "stage",
+    "status",
+    "worker",
+    "started_at",
+    "finished_at",
+    "retry_at",
+    "output_attempt",
+    "output",
+    "error",
+    "compensation",
+)
+_numbers = struct.Struct(">h ii ii ii ii ii id").pack
 
 
 class _Stage(Row, frozen=True, kw_only=True):
@@ -48,9 +78,14 @@ class Stages:
 
     async def apply(self, session: Session, batch: Batch) -> None:
         """Write the stages that differ from before the batch."""
-        rows = [row for run in batch.runs.values() for row in _rows(run)]
-        if rows:
-            await session.execute(_SQL["insert"] if batch.fresh else _WRITE, batch.partition, document(rows))
+        new: list[_Stage] = []
+        moved: list[_Stage] = []
+        for run in batch.runs.values():
+            (new if run.before is None else moved).extend(_rows(run))
+        if new:
+            await copy(session, "stages", _COLUMNS, (_new_row(batch.partition, row) for row in new))
+        if moved:
+            await session.execute(_SQL["write"], batch.partition, document(moved))
 
     async def clear(self, session: Session, partition: int, workflow_id: str | None = None) -> None:
         """Remove the rows of a partition, or of one run."""
@@ -93,4 +128,31 @@ def _row(run: Run, ordinal: int, name: str, stage: StageState, compensation: str
         output=None if given is None else run.outputs.get((name, given)),
         error=stage.error,
         compensation=compensation,
+    )
+
+
+def _new_row(partition: int, row: _Stage) -> bytes:
+    return b"".join(
+        (
+            _numbers(
+                len(_COLUMNS),
+                *(4, partition),
+                *(4, row.ordinal),
+                *(4, row.weight),
+                *(4, row.attempt),
+                *(4, row.tries),
+                *(8, finite(row.progress)),
+            ),
+            word(row.workflow_id),
+            word(row.stage),
+            word(row.status),
+            optional_word(row.worker),
+            instant_field(row.started_at),
+            instant_field(row.finished_at),
+            instant_field(row.retry_at),
+            integer_field(row.output_attempt),
+            jsonb_field(row.output),
+            fit_jsonb_field(row.error),
+            optional_word(row.compensation),
+        )
     )

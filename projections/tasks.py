@@ -2,15 +2,35 @@
 
 from __future__ import annotations
 
+import struct
 from typing import Final
 
 from tailrace.projections.batch import Batch
+from tailrace.projections.binary import copy, finite, fit_jsonb_field, instant, instant_field, text_field, word
+from tailrace.projections.fold import TaskRow
 from tailrace.projections.session import Session
 from tailrace.projections.sql import statements
 from tailrace.projections.values import document
 
 _SQL = statements("tasks")
-_WRITE = f"{_SQL['insert']}\n{_SQL['or_update']}"
+_COLUMNS: Final = (
+    "partition",
+    "attempt",
+    "deliveries",
+    "progress",
+    "dispatched_at",
+    "compensation",
+    "workflow_id",
+    "task_id",
+    "stage",
+    "agent",
+    "worker",
+    "status",
+    "started_at",
+    "finished_at",
+    "error",
+)
+_numbers = struct.Struct(">h ii ii ii id iq i?").pack
 
 
 class Tasks:
@@ -21,10 +41,41 @@ class Tasks:
 
     async def apply(self, session: Session, batch: Batch) -> None:
         """Write the tasks that changed, each once."""
-        rows = [task for run in batch.runs.values() for task in run.tasks.values()]
-        if rows:
-            await session.execute(_SQL["insert"] if batch.fresh else _WRITE, batch.partition, document(rows))
+        new: list[TaskRow] = []
+        moved: list[TaskRow] = []
+        for run in batch.runs.values():
+            for task in run.tasks.values():
+                (new if run.is_new(task) else moved).append(task)
+        if new:
+            await copy(session, "tasks", _COLUMNS, (_row(batch.partition, task) for task in new))
+        if moved:
+            await session.execute(_SQL["write"], batch.partition, document(moved))
 
     async def clear(self, session: Session, partition: int, workflow_id: str | None = None) -> None:
         """Remove the rows of a partition, or of one run."""
         await session.execute(_SQL["clear"], partition, workflow_id)
+
+
+def _row(partition: int, task: TaskRow) -> bytes:
+    return b"".join(
+        (
+            _numbers(
+                len(_COLUMNS),
+                *(4, partition),
+                *(4, task.attempt),
+                *(4, task.deliveries),
+                *(8, finite(task.progress)),
+                *(8, instant(task.dispatched_at)),
+                *(1, task.compensation),
+            ),
+            word(task.workflow_id),
+            text_field(task.task_id),
+            word(task.stage),
+            word(task.agent),
+            word(task.worker),
+            word(task.status),
+            instant_field(task.started_at),
+            instant_field(task.finished_at),
+            fit_jsonb_field(task.error),
+        )
+    )

@@ -19,19 +19,35 @@ from tailrace.core.clock import to_datetime
 _UNFIT: Final = (TypeError, ValueError, NotImplementedError, RecursionError, OverflowError, msgspec.MsgspecError)
 
 _encode = msgspec.json.Encoder().encode
+_BACKSLASH: Final = ord("\\")
 #: An escaped NUL: an odd number of backslashes before `u0000`.
 _NUL: Final = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 
 
-def jsonb(value: Any) -> str | None:
-    """JSON text that Postgres can hold, or None."""
+def json_or_none(value: Any) -> bytes | None:
+    """JSON that Postgres can hold, or None."""
     try:
         data = _encode(value)
-        if b"\\u0000" in data and _NUL.search(data):
-            return None
-        return data.decode()
     except _UNFIT:
         return None
+    return None if _has_nul(data) else data
+
+
+def jsonb(value: Any) -> str | None:
+    """As `json_or_none`, as text."""
+    data = json_or_none(value)
+    return None if data is None else data.decode()
+
+
+def fit_json(value: Any) -> bytes:
+    """JSON that Postgres can hold, of the value as it is or made fit."""
+    data = json_or_none(value)
+    return _encode(cleaned(msgspec.to_builtins(value))) if data is None else data
+
+
+def _has_nul(data: bytes) -> bool:
+    # (Nearly every JSON is without a backslash, and looking for one byte is much the quickest.)
+    return _BACKSLASH in data and _NUL.search(data) is not None
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,7 +63,7 @@ def document(rows: Sequence[Row]) -> str:
     """Rows as JSON for `json_to_recordset`, all of which Postgres can hold."""
     try:
         data = _encode(rows)
-        if b"\\u0000" not in data:
+        if not _has_nul(data):
             return data.decode()
     except _UNFIT:
         pass

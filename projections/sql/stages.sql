@@ -1,4 +1,4 @@
--- name: insert
+-- name: write
 INSERT INTO stages AS s (
     partition, workflow_id, stage, ordinal, status, weight, attempt, tries, progress, worker,
     started_at, finished_at, retry_at, output_attempt, output, error, compensation
@@ -12,8 +12,6 @@ FROM json_to_recordset($2) AS n (
     progress double precision, worker text, started_at bigint, finished_at bigint, retry_at bigint,
     output_attempt integer, output jsonb, error jsonb, compensation text
 )
-
--- name: or_update
 ON CONFLICT (workflow_id, stage) DO UPDATE
 SET status = EXCLUDED.status, attempt = EXCLUDED.attempt, tries = EXCLUDED.tries, progress = EXCLUDED.progress,
     worker = EXCLUDED.worker, started_at = EXCLUDED.started_at, finished_at = EXCLUDED.finished_at,

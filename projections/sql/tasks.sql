@@ -1,4 +1,4 @@
--- name: insert
+-- name: write
 INSERT INTO tasks (
     partition, workflow_id, task_id, stage, attempt, agent, worker, status, deliveries, progress,
     dispatched_at, started_at, finished_at, error, compensation
@@ -11,8 +11,6 @@ FROM json_to_recordset($2) AS n (
     deliveries integer, progress double precision, dispatched_at bigint, started_at bigint, finished_at bigint,
     error jsonb, compensation boolean
 )
-
--- name: or_update
 ON CONFLICT (workflow_id, task_id) DO UPDATE
 SET worker = EXCLUDED.worker, status = EXCLUDED.status, deliveries = EXCLUDED.deliveries,
     progress = EXCLUDED.progress, dispatched_at = EXCLUDED.dispatched_at, started_at = EXCLUDED.started_at,
