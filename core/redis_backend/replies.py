@@ -21,7 +21,12 @@ def entries(reply: Any) -> list[tuple[str, Fields]]:
 
 def stream_entries(reply: Any) -> list[tuple[str, Fields]]:
     """The entries of an XREAD of one stream."""
-    return entries(reply[0][1]) if reply else []
+    return entries(flat_entries(reply))
+
+
+def flat_entries(reply: Any) -> list[tuple[bytes, list[bytes]]]:
+    """The entries of an XREAD of one stream as they come, with names and values in one list."""
+    return reply[0][1] if reply else []
 
 
 def names(reply: Any) -> list[str]:
