@@ -24,6 +24,7 @@ from tailrace.projections.values import entry_time, jsonb, time
 
 _SQL = statements("archive")
 _COLUMNS: Final = ("partition", "seq", "version", "entry_id", "workflow_id", "type", "traceparent", "at", "data", "raw")
+_COUNT: Final = len(_COLUMNS)
 _numbers = struct.Struct(">h ii iq iq").pack
 
 
@@ -97,7 +98,7 @@ def row_to_record(row: asyncpg.Record) -> Record:
 
 def _rows(batch: Batch) -> Iterator[bytes]:
     for entry, record in zip(batch.entries, batch.records, strict=True):
-        yield _numbers(len(_COLUMNS), 4, entry.partition, 8, entry.seq, 8, entry.version)
+        yield _numbers(_COUNT, 4, entry.partition, 8, entry.seq, 8, entry.version)
         yield text_field(entry.entry_id)
         yield word(entry.workflow_id)
         yield word(entry.type)

@@ -44,6 +44,7 @@ _COLUMNS: Final = (
     "error",
     "compensation",
 )
+_COUNT: Final = len(_COLUMNS)
 _numbers = struct.Struct(">h ii ii ii ii ii id").pack
 
 
@@ -132,17 +133,10 @@ def _row(run: Run, ordinal: int, name: str, stage: StageState, compensation: str
 
 
 def _new_row(partition: int, row: _Stage) -> bytes:
+    progress = finite(row.progress)
     return b"".join(
         (
-            _numbers(
-                len(_COLUMNS),
-                *(4, partition),
-                *(4, row.ordinal),
-                *(4, row.weight),
-                *(4, row.attempt),
-                *(4, row.tries),
-                *(8, finite(row.progress)),
-            ),
+            _numbers(_COUNT, 4, partition, 4, row.ordinal, 4, row.weight, 4, row.attempt, 4, row.tries, 8, progress),
             word(row.workflow_id),
             word(row.stage),
             word(row.status),

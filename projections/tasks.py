@@ -30,6 +30,7 @@ _COLUMNS: Final = (
     "finished_at",
     "error",
 )
+_COUNT: Final = len(_COLUMNS)
 _numbers = struct.Struct(">h ii ii ii id iq i?").pack
 
 
@@ -57,17 +58,15 @@ class Tasks:
 
 
 def _row(partition: int, task: TaskRow) -> bytes:
+    attempt, deliveries, progress, at = (
+        task.attempt,
+        task.deliveries,
+        finite(task.progress),
+        instant(task.dispatched_at),
+    )
     return b"".join(
         (
-            _numbers(
-                len(_COLUMNS),
-                *(4, partition),
-                *(4, task.attempt),
-                *(4, task.deliveries),
-                *(8, finite(task.progress)),
-                *(8, instant(task.dispatched_at)),
-                *(1, task.compensation),
-            ),
+            _numbers(_COUNT, 4, partition, 4, attempt, 4, deliveries, 8, progress, 8, at, 1, task.compensation),
             word(task.workflow_id),
             text_field(task.task_id),
             word(task.stage),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, ClassVar, Final
 
 from msgspec.structs import asdict
@@ -10,7 +9,7 @@ from msgspec.structs import asdict
 from tailrace.core.clock import to_rfc3339
 from tailrace.core.events import Failure, WorkflowCreated
 from tailrace.core.ids import trace_id_of
-from tailrace.core.workflow.state import StageState, Stall, WorkflowState
+from tailrace.core.workflow.state import Stall, WorkflowState
 from tailrace.projections.batch import Batch
 from tailrace.projections.fold import Run
 from tailrace.projections.session import Session
@@ -111,19 +110,18 @@ def _moving(run: Run, state: WorkflowState) -> _Moving:
         error=state.error,
         stall=None if state.stall is None else _stall(state.stall),
         stage_outputs={
-            stage: run.outputs[stage, attempt]
-            for stage, attempt in _given(state.stages).items()
-            if (stage, attempt) in run.outputs
+            stage: output
+            for (stage, attempt), output in run.outputs.items()
+            if state.stages[stage].output_attempt == attempt
         },
-        withdrawn=[stage for stage, attempt in _given(before).items() if state.stages[stage].output_attempt != attempt],
+        withdrawn=[
+            name
+            for name, stage in before.items()
+            if stage.output_attempt is not None and state.stages[name].output_attempt != stage.output_attempt
+        ],
         updated_at=state.updated_at,
         completed_at=state.completed_at,
     )
-
-
-def _given(stages: Mapping[str, StageState]) -> dict[str, int]:
-    """Stages that have an output, and the attempt that gave it."""
-    return {name: stage.output_attempt for name, stage in stages.items() if stage.output_attempt is not None}
 
 
 def _stall(stall: Stall) -> dict[str, Any]:
