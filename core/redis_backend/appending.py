@@ -52,6 +52,7 @@ def call(appends: Sequence[Append], part: PartitionKeys, epoch: str) -> Call:
         "" if owner is None else owner.epoch,
         len(appends),
         len(streams),
+        *(word for agent, urgent in streams for word in (agent, "high" if urgent else "normal")),
     )
     return Call(scripts.APPEND, keys, [*shared, *own])
 
@@ -75,6 +76,10 @@ def appended(answer: Any, partition: int) -> Appended:
 def _add_arguments(args: list[Argument], append: Append, streams: dict[tuple[str, bool], int]) -> None:
     """In the order in which the script reads them; `streams` numbers the task streams."""
     timer = append.timer
+    counts = (
+        f"{len(append.reports)} {len(append.records)} {len(append.outputs)} {len(append.closings)} "
+        f"{len(append.dispatches)} {len(append.timers_set)} {len(append.timers_cleared)}"
+    )
     args += (
         "rehydrate" if append.rehydrate else "create" if append.expected_version == 0 else "append",
         append.expected_version,
@@ -84,9 +89,8 @@ def _add_arguments(args: list[Argument], append: Append, streams: dict[tuple[str
         append.workflow_id,
         "" if timer is None else timer.name,
         "" if timer is None else timer.due_at,
-        len(append.reports),
+        counts,
         *append.reports,
-        len(append.records),
     )
     again: set[str] = set()
     for record in append.records:
@@ -98,21 +102,16 @@ def _add_arguments(args: list[Argument], append: Append, streams: dict[tuple[str
             record.traceparent,
             encode_event(event, at=record.at, command=record.command),
         )
-    args.append(len(append.outputs))
     for key, output in append.outputs.items():
         args += (key, output)
-    args.append(len(append.closings))
     for closing in append.closings:
         index = streams.setdefault((closing.agent, closing.urgent), len(streams) + 1)
-        args += (closing.task_id, index, closing.agent, "1" if closing.reported else "2" if closing.awaited else "0")
-    args.append(len(append.dispatches))
+        args += (closing.task_id, index, "1" if closing.reported else "2" if closing.awaited else "0")
     for dispatch in append.dispatches:
         message = dispatch.message
         index = streams.setdefault((message.agent, dispatch.urgent), len(streams) + 1)
-        lane = "high" if dispatch.urgent else "normal"
-        args += (message.task_id, index, message.agent, lane, dispatch.traceparent, encode(message))
+        args += (message.task_id, index, dispatch.traceparent, encode(message))
         args.append("1" if message.task_id in again else "0")
-    args.append(len(append.timers_set))
     for name, due in append.timers_set.items():
         args += (name, due)
-    args += (len(append.timers_cleared), *append.timers_cleared)
+    args += append.timers_cleared

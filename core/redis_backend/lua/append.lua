@@ -20,10 +20,18 @@ for index = 1, #ARGV do
   if #ARGV[index] > LIMIT then error('TAILRACE argument ' .. index .. ' is too large') end
 end
 
+-- (Most numbers come again and again: looking one up costs less than reading it.)
+local numbers = {}
+
 local function number(index)
-  local value = tonumber(ARGV[index] or '')
-  -- (A range, because NaN compares with nothing and Redis takes it for no score.)
-  if value == nil or not (value >= 0 and value <= MOST) then error('TAILRACE argument ' .. index .. ' is not a number') end
+  local text = ARGV[index] or ''
+  local value = numbers[text]
+  if value == nil then
+    value = tonumber(text)
+    -- (A range, because NaN compares with nothing and Redis takes it for no score.)
+    if value == nil or not (value >= 0 and value <= MOST) then error('TAILRACE argument ' .. index .. ' is not a number') end
+    numbers[text] = value
+  end
   return value
 end
 
@@ -33,7 +41,8 @@ end
 
 -- How a task ends: '1' by its own report, '0' otherwise, '2' otherwise and its end is awaited (then the store tells it).
 local function check_manner(index)
-  if not string.match(ARGV[index], '^[012]$') then error('TAILRACE argument ' .. index .. ' is not 0, 1 or 2') end
+  local manner = ARGV[index]
+  if manner ~= '0' and manner ~= '1' and manner ~= '2' then error('TAILRACE argument ' .. index .. ' is not 0, 1 or 2') end
 end
 
 if #ARGV < 6 then error('TAILRACE ' .. #ARGV .. ' arguments') end
@@ -42,56 +51,72 @@ local runs, streams = number(4), number(5)
 if runs < 1 or #KEYS ~= SHARED + runs + streams then error('TAILRACE ' .. #KEYS .. ' keys for ' .. runs .. ' runs') end
 if epoch == '' then error('TAILRACE no epoch') end
 
-local function stream_key(index)
-  return KEYS[SHARED + runs + ARGV[index]]
+local at = 6 + 2 * streams
+if at > #ARGV then error('TAILRACE ' .. #ARGV .. ' arguments') end
+
+-- The task streams, by their number as it comes in arguments: its key, its group, and what is kept of a task before its entry.
+local lanes = {}
+for index = 1, streams do
+  local group, lane = ARGV[4 + 2 * index], ARGV[5 + 2 * index]
+  lanes[tostring(index)] = {key = KEYS[SHARED + runs + index], group = group, place = group .. ' ' .. lane .. ' '}
 end
 
 local function check_stream(index)
-  if number(index) < 1 or stream_key(index) == nil then error('TAILRACE argument ' .. index .. ' names no stream') end
+  if lanes[ARGV[index]] == nil then error('TAILRACE argument ' .. index .. ' names no stream') end
 end
 
-local at = 6
+-- How many of each list a run has, in one argument; here, how many arguments each list takes. Most runs of a call are alike.
+local WIDTHS = {1, 3, 2, 3, 5, 2, 1}
+local shapes = {}
 
--- The list that begins at the cursor with its count: the places of its first and its last item, `width` arguments each.
--- Items stay where they are, in ARGV: copying them into tables costs more than all that is written.
-local function list(width)
-  local count = number(at)
-  if count % 1 ~= 0 or at + count * width > #ARGV then error('TAILRACE argument ' .. at .. ' counts too many') end
-  local first = at + 1
-  at = first + count * width
-  return first, at - width
+local function shape(index)
+  local text = ARGV[index]
+  local sizes = shapes[text]
+  if sizes == nil then
+    sizes = {string.match(text, '^(%d+) (%d+) (%d+) (%d+) (%d+) (%d+) (%d+)$')}
+    if #sizes ~= #WIDTHS then error('TAILRACE argument ' .. index .. ' is no list of counts') end
+    for list, width in ipairs(WIDTHS) do sizes[list] = sizes[list] * width end
+    shapes[text] = sizes
+  end
+  return sizes
 end
 
+-- A run, from its place in ARGV. The items of its lists stay where they are: copying them into tables costs more than all
+-- that is written. Each list begins where the one before it ends.
 local function read_append(key)
   if at + 8 > #ARGV then error('TAILRACE ' .. #ARGV .. ' arguments') end
+  local sizes = shape(at + 8)
+  local reports = at + 9
+  local records = reports + sizes[1]
+  local outputs = records + sizes[2]
+  local closings = outputs + sizes[3]
+  local dispatches = closings + sizes[4]
+  local timers_set = dispatches + sizes[5]
+  local timers_cleared = timers_set + sizes[6]
+  local behind = timers_cleared + sizes[7]
+  if behind > #ARGV + 1 then error('TAILRACE argument ' .. (at + 8) .. ' counts too many') end
+  -- (All of its fields at once, and in their number: a table that grows is made anew.)
   local run = {key = key, mode = ARGV[at], expected = number(at + 1), state = ARGV[at + 2], created = ARGV[at + 3],
-    expect_at = ARGV[at + 4], workflow = ARGV[at + 5], timer = ARGV[at + 6], timer_due = ARGV[at + 7]}
+    expect_at = ARGV[at + 4], workflow = ARGV[at + 5], timer = ARGV[at + 6], timer_due = ARGV[at + 7],
+    reports = reports, records = records, outputs = outputs, closings = closings, dispatches = dispatches,
+    timers_set = timers_set, timers_cleared = timers_cleared, behind = behind}
   if run.expect_at ~= '' then number(at + 4) end
-  at = at + 8
-  -- Each list of a run: where it begins, and where its last item does; an empty one ends before it begins.
-  run.reports, run.reports_end = list(1)
-  run.records, run.records_end = list(3)
-  run.outputs, run.outputs_end = list(2)
-  run.closings, run.closings_end = list(4)
-  for index = run.closings, run.closings_end, 4 do
+  for index = closings, dispatches - 1, 3 do
     check_stream(index + 1)
-    check_manner(index + 3)
+    check_manner(index + 2)
   end
-  run.dispatches, run.dispatches_end = list(7)
-  for index = run.dispatches, run.dispatches_end, 7 do
+  for index = dispatches, timers_set - 1, 5 do
     check_stream(index + 1)
-    check_flag(index + 6)
+    check_flag(index + 4)
   end
-  run.timers_set, run.timers_set_end = list(2)
-  for index = run.timers_set, run.timers_set_end, 2 do number(index + 1) end
-  run.timers_cleared, run.timers_cleared_end = list(1)
+  for index = timers_set, timers_cleared - 1, 2 do number(index + 1) end
   if run.mode ~= 'create' and run.mode ~= 'append' and run.mode ~= 'rehydrate' then error('TAILRACE no mode ' .. run.mode) end
-  local has_records = run.records <= run.records_end
-  local writes = has_records or run.outputs <= run.outputs_end or run.closings <= run.closings_end
-    or run.dispatches <= run.dispatches_end or run.timers_set <= run.timers_set_end
-  if run.state == '' and (run.mode == 'rehydrate' or writes) then error('TAILRACE what is written needs a state') end
-  if not has_records and run.mode == 'create' then error('TAILRACE a run begins with a record') end
+  if run.state == '' and (run.mode == 'rehydrate' or records < timers_cleared) then
+    error('TAILRACE what is written needs a state')
+  end
+  if records == outputs and run.mode == 'create' then error('TAILRACE a run begins with a record') end
   if run.timer ~= '' and tonumber(run.timer_due) == nil then error('TAILRACE the timer has no due time') end
+  at = behind
   return run
 end
 
@@ -148,7 +173,7 @@ local function once(kind, name)
 end
 
 local function has_lost_a_report(run)
-  for index = run.reports, run.reports_end do
+  for index = run.reports, run.records - 1 do
     local found = call('XRANGE', KEYS[3], ARGV[index], ARGV[index])[1]
     if not found or found[1] ~= ARGV[index] then return true end
   end
@@ -189,10 +214,11 @@ end
 -- whether it was there its removal says, which is the first that is written.
 local function refusal(run)
   once('run', run.key)
-  for index = run.reports, run.reports_end do once('report', ARGV[index]) end
-  if run.reports < run.reports_end and has_lost_a_report(run) then return 'gone', 0 end
+  for index = run.reports, run.records - 1 do once('report', ARGV[index]) end
+  local has_one = run.records - run.reports == 1
+  if not has_one and has_lost_a_report(run) then return 'gone', 0 end
   local refused, version = conflict(run)
-  if refused and run.reports == run.reports_end and has_lost_a_report(run) then return 'gone', 0 end
+  if refused and has_one and has_lost_a_report(run) then return 'gone', 0 end
   return refused, version
 end
 
@@ -212,7 +238,7 @@ if #accepted == 0 then return outcomes end
 do
   local whole = {}
   for _, run in ipairs(accepted) do
-    if run.reports == run.reports_end and call('XDEL', KEYS[3], ARGV[run.reports]) == 0 then
+    if run.records - run.reports == 1 and call('XDEL', KEYS[3], ARGV[run.reports]) == 0 then
       run.outcome[1], run.outcome[2] = 'gone', 0
     else
       whole[#whole + 1] = run
@@ -232,16 +258,17 @@ end
 
 local reports, timers, expected = {}, {}, {}
 for _, run in ipairs(accepted) do
-  -- Also a timer without a name: a call of this kind lifts the limit of full memory for runs that are open already.
-  if run.mode ~= 'create' then add(timers, run.timer) end
-  if run.reports < run.reports_end then
-    for index = run.reports, run.reports_end do add(reports, ARGV[index]) end
+  if run.timer ~= '' then add(timers, run.timer) end
+  if run.records - run.reports > 1 then
+    for index = run.reports, run.records - 1 do add(reports, ARGV[index]) end
   end
   if run.state ~= '' then
-    for index = run.timers_cleared, run.timers_cleared_end do add(timers, ARGV[index]) end
+    for index = run.timers_cleared, run.behind - 1 do add(timers, ARGV[index]) end
     if run.expect_at == '' then add(expected, run.workflow) end
   end
 end
+-- Also a timer without a name: a call of this kind lifts the limit of full memory for runs that are open already.
+if #timers == 0 and appends[1].mode ~= 'create' then add(timers, '') end
 each('ZREM', KEYS[4], timers)
 each('XDEL', KEYS[3], reports)
 each('ZREM', KEYS[5], expected)
@@ -251,31 +278,32 @@ local function entry_of(run, task)
   return place and string.match(place, '(%d+%-%d+)$')
 end
 
+local stopped = {}
 for _, run in ipairs(accepted) do
   local closed = {}
-  run.stopped = {}
-  for index = run.closings, run.closings_end, 4 do
-    local task, stream, group, ends = ARGV[index], stream_key(index + 1), ARGV[index + 2], ARGV[index + 3]
+  for index = run.closings, run.dispatches - 1, 3 do
+    local task, lane, ends = ARGV[index], lanes[ARGV[index + 1]], ARGV[index + 2]
     -- (A reported one has left its stream with its report.)
     local entry = ends ~= '1' and entry_of(run, task)
     if entry then
-      local pending = redis.pcall('XPENDING', stream, group, entry, entry, 1)
+      local pending = redis.pcall('XPENDING', lane.key, lane.group, entry, entry, 1)
       if not pending.err and #pending > 0 then
         call('HSET', KEYS[8], task, ends == '2' and entry .. ' awaited' or entry)
       else
-        call('XACK', stream, group, entry)
-        call('XDEL', stream, entry)
-        if ends == '2' then add(run.stopped, task) end
+        call('XACK', lane.key, lane.group, entry)
+        call('XDEL', lane.key, entry)
+        if ends == '2' then add(stopped, {workflow = run.workflow, task = task}) end
       end
     end
     add(closed, 't:' .. task)
   end
   each('HDEL', run.key, closed)
-  for index = run.dispatches, run.dispatches_end, 7 do
-    local entry = ARGV[index + 6] == '1' and entry_of(run, ARGV[index])
+  for index = run.dispatches, run.timers_set - 1, 5 do
+    local lane = lanes[ARGV[index + 1]]
+    local entry = ARGV[index + 4] == '1' and entry_of(run, ARGV[index])
     if entry then
-      call('XACK', stream_key(index + 1), ARGV[index + 2], entry)
-      call('XDEL', stream_key(index + 1), entry)
+      call('XACK', lane.key, lane.group, entry)
+      call('XDEL', lane.key, entry)
     end
   end
 end
@@ -286,7 +314,7 @@ local timers_set, expectations = {}, {}
 for _, run in ipairs(accepted) do
   if run.state ~= '' then
     local version = run.mode == 'create' and 0 or run.expected
-    for index = run.records, run.records_end, 3 do
+    for index = run.records, run.outputs - 1, 3 do
       version = version + 1
       seq = seq + 1
       call('XADD', KEYS[1], '*', 'type', ARGV[index], 'workflow', run.workflow, 'version', version, 'seq', seq,
@@ -297,22 +325,19 @@ for _, run in ipairs(accepted) do
       add(fields, 'in')
       add(fields, run.created)
     end
-    for index = run.outputs, run.outputs_end, 2 do
+    for index = run.outputs, run.closings - 1, 2 do
       add(fields, 'o:' .. ARGV[index])
       add(fields, ARGV[index + 1])
     end
-    for index = run.dispatches, run.dispatches_end, 7 do
-      local id = call('XADD', stream_key(index + 1), '*', 'task', ARGV[index], 'workflow', run.workflow,
-        'traceparent', ARGV[index + 4], 'data', ARGV[index + 5])
+    for index = run.dispatches, run.timers_set - 1, 5 do
+      local lane = lanes[ARGV[index + 1]]
+      local id = call('XADD', lane.key, '*', 'task', ARGV[index], 'workflow', run.workflow,
+        'traceparent', ARGV[index + 2], 'data', ARGV[index + 3])
       add(fields, 't:' .. ARGV[index])
-      add(fields, ARGV[index + 2] .. ' ' .. ARGV[index + 3] .. ' ' .. id)
+      add(fields, lane.place .. id)
     end
     each('HSET', run.key, fields)
-    for _, task in ipairs(run.stopped) do
-      call('XADD', KEYS[3], '*', 'workflow', run.workflow, 'task', task, 'traceparent', '',
-        'data', cmsgpack.pack({kind = 'stopped', task_id = task}))
-    end
-    for index = run.timers_set, run.timers_set_end, 2 do
+    for index = run.timers_set, run.timers_cleared - 1, 2 do
       add(timers_set, ARGV[index + 1])
       add(timers_set, ARGV[index])
     end
@@ -322,6 +347,10 @@ for _, run in ipairs(accepted) do
     end
     run.outcome[2], run.outcome[3] = version, seq
   end
+end
+for _, task in ipairs(stopped) do
+  call('XADD', KEYS[3], '*', 'workflow', task.workflow, 'task', task.task, 'traceparent', '',
+    'data', cmsgpack.pack({kind = 'stopped', task_id = task.task}))
 end
 call('HSET', KEYS[2], 'seq', seq)
 each('ZADD', KEYS[4], timers_set)
