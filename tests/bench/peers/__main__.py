@@ -1,8 +1,8 @@
 """`make bench-peers`: Tailrace beside Celery, DBOS and LangGraph, on this machine, with the same durability.
 
-A workflow of seven steps that do nothing, 100 open at a time, and then one at a time. As many of them that beginning and end, when
-fewer are open, hardly count. The sides take turns within each round, because a machine is not equally fast all day; each
-starts with empty servers, set up as `tailrace up` does. A side
+A workflow of seven steps that do nothing, 100 open at a time, and then one at a time; so many of them that the beginning and
+the end, when fewer are open, hardly count. The sides take turns within each round, because a machine is not equally fast
+all day; each starts with empty servers, set up as `tailrace up` does. A side
 that can't be installed or does not complete its runs is an error (exit code 1), and the others are measured all the same.
 """
 
