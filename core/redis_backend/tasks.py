@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any, Final
 
 import msgspec
@@ -68,7 +69,7 @@ class RedisTasks:
         COUNT counts per stream: asking all streams with too few slots would leave tasks waiting here with their lease
         running. So with few slots it waits on as many streams as there are slots, in turns, and looks at all in between.
         """
-        streams = self._streams()
+        streams = self._streams
         if free >= len(streams) and block_seconds > 0:
             count = free // len(streams)
             return await self._read_along(streams, count) or await self._read(streams, count, block_seconds)
@@ -263,14 +264,15 @@ class RedisTasks:
         await self._client.call(scripts.ENLIST, [self._store.keys.workers(self._agent)], [self._name, "", 0])
         await self._client.command("DEL", self._store.keys.worker(self._agent, self._name))
         await self._client.calls(
-            [Call(scripts.REMOVE_CONSUMER, [stream], [self._agent, self._name]) for _, stream in self._streams()]
+            [Call(scripts.REMOVE_CONSUMER, [stream], [self._agent, self._name]) for _, stream in self._streams]
         )
 
     def _lanes(self, partition: int) -> list[str]:
         part = self._parts[partition]
         return [part.tasks(self._agent, urgent=True), part.tasks(self._agent)]
 
-    def _streams(self) -> list[tuple[int, str]]:
+    @cached_property
+    def _streams(self) -> Sequence[tuple[int, str]]:
         """Every stream of the agent with its partition, urgent ones first."""
         return [
             (partition, part.tasks(self._agent, urgent=urgent))
