@@ -75,8 +75,8 @@ class RedisStore:
         self._parts = [keys.partition(number) for number in range(self._partitions)]
         self._appends = Joined(self._carry_out)
         self._times = Joined(self._ask_time)
-        #: What the last answer to TIME said, and when it was here by the monotonic clock.
-        self._told, self._told_at = 0, -TIME_SECONDS - 1.0
+        #: What the last answer to TIME said, and when it was here by the monotonic clock; when it was asked for last.
+        self._told, self._told_at, self._asked_at = 0, 0.0, -TIME_SECONDS - 1.0
 
     @classmethod
     async def open(
@@ -164,10 +164,18 @@ class RedisStore:
 
         So it is late by what that answer took to come, as a TIME for each question would be, and never early.
         """
-        if time.monotonic() - self._told_at > TIME_SECONDS:
+        if time.monotonic() - self._asked_at > TIME_SECONDS:
             (self._told,) = await self._times.ask([None])
-            self._told_at = time.monotonic()
+            self._asked_at = self._told_at = time.monotonic()
+        return self._counted_on()
+
+    def _counted_on(self) -> int:
         return self._told + int((time.monotonic() - self._told_at) * 1_000_000)
+
+    def _hear_time(self, now: int) -> None:
+        """An answer to TIME that came with something else: nothing later is said to have been before it."""
+        if now > self._counted_on():
+            self._told, self._told_at = now, time.monotonic()
 
     async def _ask_time(self, asked: Sequence[None]) -> list[int]:
         """One TIME for all who ask at this moment."""
@@ -306,6 +314,7 @@ class RedisStore:
             ("XREAD", "COUNT", count, "BLOCK", block, "STREAMS", key, "0-0"), ("TIME",)
         )
         now = microseconds(told)
+        self._hear_time(now)
         entries = [_report_entry(entry_id, fields, now) for entry_id, fields in stream_entries(reply)]
         for place, entry in enumerate(entries):
             report = entry.report
