@@ -1,7 +1,7 @@
 -- APPEND: the only way to write. Several runs of one partition in one call; checks everything, then removes, then adds.
 --
 -- KEYS 1 log  2 head  3 reports  4 timers  5 expect  6 owner  7 pulse  8 cancels  9.. the runs, and then task streams
--- ARGV: see `appending.arguments`; read here by one cursor, in the same order.
+-- ARGV: see `appending`; read here by one cursor, in the same order.
 -- Returns {outcome, version, seq} for each run. An error means that nothing was written for any of them.
 --
 -- Redis does not roll a failed script back. So nothing is written before the last check, and after the first write only
@@ -258,7 +258,8 @@ end
 
 local reports, timers, expected = {}, {}, {}
 for _, run in ipairs(accepted) do
-  if run.timer ~= '' then add(timers, run.timer) end
+  -- Also a timer without a name: a call of this kind lifts the limit of full memory for runs that are open already.
+  if run.mode ~= 'create' then add(timers, run.timer) end
   if run.records - run.reports > 1 then
     for index = run.reports, run.records - 1 do add(reports, ARGV[index]) end
   end
@@ -267,8 +268,6 @@ for _, run in ipairs(accepted) do
     if run.expect_at == '' then add(expected, run.workflow) end
   end
 end
--- Also a timer without a name: a call of this kind lifts the limit of full memory for runs that are open already.
-if #timers == 0 and appends[1].mode ~= 'create' then add(timers, '') end
 each('ZREM', KEYS[4], timers)
 each('XDEL', KEYS[3], reports)
 each('ZREM', KEYS[5], expected)
