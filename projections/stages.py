@@ -48,8 +48,10 @@ _COUNT: Final = len(_COLUMNS)
 _numbers = struct.Struct(">h ii ii ii ii ii id").pack
 
 
-class _Stage(Row, frozen=True, kw_only=True):
-    """A row. An attempt gives its output once: when that was before this batch, the statement keeps what is there."""
+class _Stage(Row, frozen=True, kw_only=True, omit_defaults=True):
+    """A row, without what is null. An attempt gives its output once: when that was before this batch, the statement keeps
+    what is there.
+    """
 
     verbatim: ClassVar[frozenset[str]] = frozenset({"output"})
 
@@ -61,14 +63,14 @@ class _Stage(Row, frozen=True, kw_only=True):
     attempt: int
     tries: int
     progress: float
-    worker: str | None
-    started_at: int | None
-    finished_at: int | None
-    retry_at: int | None
-    output_attempt: int | None
-    output: Any
-    error: Failure | None
-    compensation: str | None
+    worker: str | None = None
+    started_at: int | None = None
+    finished_at: int | None = None
+    retry_at: int | None = None
+    output_attempt: int | None = None
+    output: Any = None
+    error: Failure | None = None
+    compensation: str | None = None
 
 
 class Stages:

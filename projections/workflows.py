@@ -19,24 +19,24 @@ from tailrace.projections.values import Row, document
 _SQL = statements("workflows")
 
 
-class _Moving(Row, frozen=True, kw_only=True):
-    """What of a row may change with every event.
+class _Moving(Row, frozen=True, kw_only=True, omit_defaults=True):
+    """What of a row may change with every event, without what is null.
 
     `stage_outputs` are those that were given since, `withdrawn` the stages whose output does not count any more.
     """
 
     workflow_id: str
     status: str
-    current_stage: str | None
+    current_stage: str | None = None
     progress_percentage: int
     version: int
     round: int
-    error: Failure | None
-    stall: dict[str, Any] | None
+    error: Failure | None = None
+    stall: dict[str, Any] | None = None
     stage_outputs: dict[str, Any]
     withdrawn: list[str]
     updated_at: int
-    completed_at: int | None
+    completed_at: int | None = None
 
 
 class _Whole(_Moving, frozen=True, kw_only=True):
