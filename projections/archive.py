@@ -6,7 +6,8 @@ It never needs an event to be decodable: `data` is derived from it where that is
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from itertools import starmap
 from typing import Final
 
 import asyncpg
@@ -36,7 +37,8 @@ class Archive:
 
     async def apply(self, session: Session, batch: Batch) -> None:
         """Copy the batch's entries in, parked ones too."""
-        await copy(session, "events", _COLUMNS, _rows(batch), schema="tailrace")
+        rows = starmap(_row, zip(batch.entries, batch.records, strict=True))
+        await copy(session, "events", _COLUMNS, rows, schema="tailrace")
 
     async def clear(self, session: Session, partition: int, workflow_id: str | None = None) -> None:
         """Refuse: the archive is the one thing that can't be built again once the log was trimmed."""
@@ -96,18 +98,22 @@ def row_to_record(row: asyncpg.Record) -> Record:
     )
 
 
-def _rows(batch: Batch) -> Iterator[bytes]:
-    for entry, record in zip(batch.entries, batch.records, strict=True):
-        yield _numbers(_COUNT, 4, entry.partition, 8, entry.seq, 8, entry.version)
-        yield text_field(entry.entry_id)
-        yield word(entry.workflow_id)
-        yield word(entry.type)
-        yield text_field(entry.traceparent)
-        if record is None:
-            at = entry_time(entry.entry_id)
-            yield instant_field(None if at is None else from_datetime(at))
-            yield jsonb_field(None)
-        else:
-            yield instant_field(record.at)
-            yield jsonb_field(record.event)
-        yield bytes_field(entry.data)
+def _row(entry: RawEntry, record: Record | None) -> bytes:
+    at: int | None
+    if record is None:
+        made = entry_time(entry.entry_id)
+        at, event = None if made is None else from_datetime(made), None
+    else:
+        at, event = record.at, record.event
+    return b"".join(
+        (
+            _numbers(_COUNT, 4, entry.partition, 8, entry.seq, 8, entry.version),
+            text_field(entry.entry_id),
+            word(entry.workflow_id),
+            word(entry.type),
+            text_field(entry.traceparent),
+            instant_field(at),
+            jsonb_field(event),
+            bytes_field(entry.data),
+        )
+    )

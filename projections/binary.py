@@ -54,7 +54,7 @@ async def copy(
 
 def text_field(value: str) -> bytes:
     """Text, made fit."""
-    data = text(value).encode()
+    data = (value if value.isascii() and "\x00" not in value else text(value)).encode()
     return _length(len(data)) + data
 
 
