@@ -138,7 +138,7 @@ class Worker:
         while True:
             try:
                 await self._queue.join()
-                await self._accept(await self._queue.reconcile(self._entries()))
+                await self._accept(await self._queue.reconcile(self._deliveries()))
                 return
             except TailraceError as error:
                 failures = await _backoff("joining", error, failures)
@@ -158,7 +158,7 @@ class Worker:
             try:
                 if self._unsure:
                     # A read that failed may have been answered: what was delivered is pending under our name.
-                    await self._accept(await self._queue.reconcile(self._entries()))
+                    await self._accept(await self._queue.reconcile(self._deliveries()))
                     self._unsure = False
                     continue
                 await self._accept(await self._queue.take(free, block_seconds=TAKE_BLOCK_SECONDS))
@@ -319,7 +319,7 @@ class Worker:
         try:
             async with asyncio.timeout(2.0):
                 # What the last read was given while it was cancelled goes back as well, and not after a lease.
-                unknown = await self._queue.reconcile([delivery.entry_id for delivery in self._unfinished])
+                unknown = await self._queue.reconcile(self._unfinished)
                 await self._queue.release([*self._unfinished, *unknown])
                 await self._queue.leave()
         except (TimeoutError, TailraceError) as error:
@@ -328,9 +328,6 @@ class Worker:
     def _handlers(self) -> list[asyncio.Task[None]]:
         """All that run, also those whose task came again while they tidied up."""
         return [*(task for _, task in self._held.values()), *self._replaced]
-
-    def _entries(self) -> list[str]:
-        return [running.delivery.entry_id for running, _ in self._held.values()]
 
     def _deliveries(self) -> list[Delivery]:
         # Called on the lease thread: `list` of a dict's values is one step under the GIL.

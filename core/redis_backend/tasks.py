@@ -132,7 +132,7 @@ class RedisTasks:
         self._turn += 1
         return deliveries
 
-    async def reconcile(self, held: Sequence[str]) -> list[Delivery]:
+    async def reconcile(self, held: Sequence[Delivery]) -> list[Delivery]:
         """Own pending entries that this process does not hold, taken again."""
         return await self._claim("own", 1000, held)
 
@@ -140,7 +140,7 @@ class RedisTasks:
         """Tasks whose lease ran out; also the poll that keeps the pulse, with no slot free."""
         return await self._claim("expired", free, ())
 
-    async def _claim(self, mode: str, free: int, held: Sequence[str]) -> list[Delivery]:
+    async def _claim(self, mode: str, free: int, held: Sequence[Delivery]) -> list[Delivery]:
         """All partitions in one round trip, with the free slots dealt out; then those that have more, with what is left."""
         self._turn += 1
         order = [(self._turn + offset) % len(self._parts) for offset in range(len(self._parts))]
@@ -170,10 +170,12 @@ class RedisTasks:
             raise problem
         return deliveries
 
-    def _claim_call(self, mode: str, partition: int, slots: int, held: Sequence[str]) -> Call:
+    def _claim_call(self, mode: str, partition: int, slots: int, held: Sequence[Delivery]) -> Call:
         limits, part = self._store.limits, self._parts[partition]
         lease_ms, pulse_us = round(limits.lease_seconds * 1000), round(limits.pulse_seconds * 1_000_000)
-        args: list[Argument] = [mode, self._agent, self._name, lease_ms, slots, limits.delivery_limit, pulse_us, *held]
+        args: list[Argument] = [mode, self._agent, self._name, lease_ms, slots, limits.delivery_limit, pulse_us]
+        # (With the stream: entries of two streams may have one id.)
+        args += (f"{delivery.stream} {delivery.entry_id}" for delivery in held if delivery.partition == partition)
         return Call(scripts.CLAIM, [part.pulse, part.reports, part.cancels, *self._lanes(partition)], args)
 
     def _claimed(self, partition: int, claimed: Sequence[Any]) -> list[Delivery]:

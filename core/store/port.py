@@ -486,8 +486,8 @@ class TaskQueue(Protocol):
     async def take(self, free: int, *, block_seconds: float) -> list[Delivery]:
         """Up to `free` tasks, urgent ones first; waits up to `block_seconds` when there are none."""
 
-    async def reconcile(self, held: Sequence[str]) -> list[Delivery]:
-        """Own pending entries that are not in `held` (entry ids), taken again; after a failed read, and at start."""
+    async def reconcile(self, held: Sequence[Delivery]) -> list[Delivery]:
+        """Own pending entries that are not those of `held`, taken again; after a failed read, and at start."""
 
     async def claim(self, free: int) -> list[Delivery]:
         """Tasks whose lease ran out, taken over; those at the delivery limit become `poison` reports."""

@@ -71,7 +71,7 @@ async def test_tasks_whose_reply_was_lost_are_taken_again(redis_server: Embedded
             await taking
         assert proxy.faults_done == 1
         # The report had its effect, and the others were delivered.
-        again = await queue.reconcile([delivery.entry_id for delivery in others])
+        again = await queue.reconcile(others)
         assert len(set(runs(taken, again))) == 9 == len(taken) + len(again)
         assert await queue.report([(first, completed(first.message.task_id), "")]) == [False]
 

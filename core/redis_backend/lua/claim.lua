@@ -1,7 +1,7 @@
 -- Take over tasks: those whose lease ran out ('expired'), or those pending under the caller's own name ('own').
 --
 -- KEYS 1 pulse  2 reports  3 cancels  4 urgent stream  5 normal stream
--- ARGV 1 mode  2 group  3 consumer  4 lease (ms)  5 free slots  6 delivery limit  7 pulse limit (us)  8.. entries held
+-- ARGV 1 mode  2 group  3 consumer  4 lease (ms)  5 free slots  6 delivery limit  7 pulse limit (us)  8.. those held: stream and entry
 -- Returns {status, {stream index, entry, delivery, former owner, fields}...}; status is 'ok',
 -- 'more' (there are more than free slots), 'grace' or 'nogroup'.
 --
@@ -62,7 +62,7 @@ for index = 4, #KEYS do
   end
   for _, item in ipairs(pending) do
     local entry, former, deliveries = item[1], item[2], item[4]
-    if not held[entry] then
+    if not held[stream .. ' ' .. entry] then
       local found = redis.call('XRANGE', stream, entry, entry)[1]
       if not found then
         redis.call('XACK', stream, group, entry)

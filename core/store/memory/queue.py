@@ -51,12 +51,13 @@ class MemoryQueue:
                     taken += self._received(partition, stream, entry_id, 1)
         return taken
 
-    async def reconcile(self, held: Sequence[str]) -> list[Delivery]:
+    async def reconcile(self, held: Sequence[Delivery]) -> list[Delivery]:
         now = self._data.clock.now()
+        known = {(delivery.stream, delivery.entry_id) for delivery in held}
         return [
             delivery
             for partition, stream, entry_id in self._pending()
-            if stream.group.pending[entry_id].consumer == self._worker and spell(entry_id) not in held
+            if stream.group.pending[entry_id].consumer == self._worker and (stream.name, spell(entry_id)) not in known
             for delivery in self._take_over(partition, stream, entry_id, now)
         ]
 

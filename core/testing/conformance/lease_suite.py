@@ -336,9 +336,9 @@ class LeaseSuite:
             await runner.create(workflow_id_in(0, backend.store.partitions, number=number))
         known, unknown = await queue.take(2, block_seconds=0)
         (foreign,) = await other.take(1, block_seconds=0)
-        (again,) = await queue.reconcile([known.entry_id])
+        (again,) = await queue.reconcile([known])
         assert (again.entry_id, again.delivery) == (unknown.entry_id, 2)
-        assert await queue.reconcile([known.entry_id, unknown.entry_id]) == []
+        assert await queue.reconcile([known, again]) == []
         outcomes = [renewal.outcome for renewal in await queue.renew([known, unknown, again])]
         assert outcomes == ["ok", "lost", "ok"]
         assert [renewal.outcome for renewal in await other.renew([foreign])] == ["ok"]

@@ -206,7 +206,7 @@ class UnreliableQueue:
             "take", lambda: self._queue.take(free, block_seconds=0), block_seconds, _deliveries
         )
 
-    async def reconcile(self, held: Sequence[str]) -> list[Delivery]:
+    async def reconcile(self, held: Sequence[Delivery]) -> list[Delivery]:
         return await self._wire.call("reconcile", lambda: self._queue.reconcile(held), _deliveries)
 
     async def claim(self, free: int) -> list[Delivery]:

@@ -11,7 +11,8 @@ import pytest
 
 from tailrace.agents.sdk import TaskContext
 from tailrace.core.redis_backend.keys import RELEASED
-from tailrace.core.testing.builders import line, pipeline, stage
+from tailrace.core.store.port import Delivery
+from tailrace.core.testing.builders import line, pipeline, stage, workflow_id_in
 from tests.support.bench import Bench
 from tests.support.engine_process import program
 from tests.support.fault_proxy import FaultProxy
@@ -42,7 +43,7 @@ async def test_h16_what_a_cancelled_read_was_given_is_reconciled(bench: Bench) -
     """Tasks come while their reader is cancelled, over and over: each is received in the end, and only once."""
     definition = (await bench.prepare(line("only"))).pipeline
     queue = bench.queue()
-    received: Counter[str] = Counter()
+    deliveries: list[Delivery] = []
     for number in range(60):
         reading = asyncio.create_task(queue.take(4, block_seconds=5))
         submitting = asyncio.create_task(bench.submit(definition))
@@ -50,12 +51,36 @@ async def test_h16_what_a_cancelled_read_was_given_is_reconciled(bench: Bench) -
             await asyncio.sleep(0)
         reading.cancel()
         (result, _) = await asyncio.gather(reading, submitting, return_exceptions=True)
-        received.update(found.message.task_id for found in (result if isinstance(result, list) else []))
-    held = [entry.entry_id for entry in await bench.open_entries(*_runs(60)) if received[entry.task_id]]
-    received.update(found.message.task_id for found in await queue.reconcile(held))
+        deliveries += result if isinstance(result, list) else []
+    deliveries += await queue.reconcile(deliveries)
     while more := await queue.take(100, block_seconds=0.1):
-        received.update(found.message.task_id for found in more)
+        deliveries += more
+    received = Counter(delivery.message.task_id for delivery in deliveries)
     assert received == {f"{run}:only:1": 1 for run in _runs(60)}
+
+
+@pytest.mark.hole("H16")
+async def test_h16_entries_of_two_streams_with_one_id_are_two(bench: Bench) -> None:
+    """What is held in one partition hides nothing that was delivered in another, in the same millisecond."""
+    definition = (await bench.prepare(line("only"))).pipeline
+    queue = bench.queue()
+    held: list[Delivery] = []
+
+    async def submit_pair(number: int) -> list[Delivery]:
+        ids = [workflow_id_in(partition, 2, number=number) for partition in range(bench.store.partitions)]
+        await asyncio.gather(*(bench.submit(definition, workflow_id) for workflow_id in ids))
+        return await queue.take(4, block_seconds=1)
+
+    for number in range(1, 500):
+        pair = await submit_pair(number)
+        if len({delivery.entry_id for delivery in pair}) == 1 < len(pair):
+            break
+        held += pair
+    else:
+        pytest.fail("no two entries had one id")
+    known, unknown = pair
+    (again,) = await queue.reconcile([*held, known])
+    assert (again.stream, again.entry_id, again.delivery) == (unknown.stream, unknown.entry_id, 2)
 
 
 @pytest.mark.hole("H16")
