@@ -288,7 +288,9 @@ async def test_parked_runs_are_redriven_under_a_running_projector(
         await db.execute("UPDATE tailrace.events SET raw = $1 WHERE workflow_id = 'run-b' AND version = 5", original)
         said = await command("redrive", "--json")
         assert said.code == 0
-        assert [run for item in said.json["redriven"] for run in item["runs"]] == ["run-b"]
+        # (Or the projector was faster: it tries what is parked again when it has the partition back.)
+        assert [run for item in said.json["redriven"] for run in item["runs"]] in (["run-b"], [])
+        assert await db.value("SELECT count(*) FROM tailrace.parked") == 0
         await runner.create("after")
         await until(lambda: is_caught_up(redis_store, db))
         assert len(projector.partitions) == 2
