@@ -32,7 +32,7 @@ class TaskId(msgspec.Struct, frozen=True, kw_only=True):
 
     def __str__(self) -> str:
         item = "" if self.item is None else f"[{self.item}]"
-        return f"{self.workflow_id}:{self.stage}{item}:{self.attempt}"
+        return task_id_of(self.workflow_id, f"{self.stage}{item}", self.attempt)
 
     @classmethod
     def parse(cls, text: str) -> TaskId:
@@ -50,7 +50,7 @@ class TaskId(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def task_id_of(workflow_id: str, stage: str, attempt: int) -> str:
-    """The task id of an attempt at a stage, as `TaskId` spells it."""
+    """The task id of an attempt at a stage."""
     return f"{workflow_id}:{stage}:{attempt}"
 
 
